@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The embedded XAPI host as a process, seen from outside.
+
+Two doors are used: XenAPI itself, as any client would, and the admin door
+(``/sim/...``), which tells what no XenAPI call does: the requests so far, the
+files and processes in the scratch dom0.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import ssl
+import sys
+import urllib.request
+import xmlrpc.client
+from pathlib import Path
+from typing import Any
+
+from demo.failure import DemoFailure, expect
+from demo.layout import LOOPBACK, PASSWORD, Layout
+from demo.processes import Processes, answers
+
+PROCESS = "xapi-host"
+INTEGRATION_BRIDGE = "br-int"
+USER = "root"
+
+
+class Host:
+    """The embedded host of one state folder."""
+
+    def __init__(self, layout: Layout, processes: Processes) -> None:
+        self.layout = layout
+        self.processes = processes
+        self.url = f"https://{LOOPBACK}:{layout.port('xapi')}"
+        self.certificate = layout.xapi / "tls" / "cert.pem"
+        self._session: str | None = None
+        self._proxy: xmlrpc.client.ServerProxy | None = None
+
+    def start(self) -> None:
+        port = self.layout.port("xapi")
+        plugins = self.layout.checkout / "dom0_plugins" / "etc" / "xapi.d" / "plugins"
+        self.processes.start(
+            PROCESS,
+            [
+                *(sys.executable, "-m", "xenapi_driver.sim", "--port", port),
+                *("--tls", "--admin", "--state", self.layout.xapi),
+                *("--user", USER, "--password", PASSWORD, "--plugins", plugins),
+            ],
+            cwd=self.layout.checkout,
+            listens=port,
+        )
+        self.processes.wait(
+            PROCESS,
+            lambda: answers(port) and self.certificate.exists(),
+            f"to listen on {port}",
+            60,
+        )
+
+    def options(self) -> dict[str, Any]:
+        """The [xenserver] options with which nova-compute finds this host."""
+        return {
+            "connection_url": self.url,
+            "connection_username": USER,
+            "connection_password": PASSWORD,
+            "connection_fingerprints": fingerprint(self.certificate),
+            "compute_vm_uuid": self.compute_vm_uuid(),
+            "sr_matching_filter": "default-sr:true",
+            "ovs_integration_bridge": INTEGRATION_BRIDGE,
+        }
+
+    def _context(self) -> ssl.SSLContext:
+        context = ssl.create_default_context(cafile=str(self.certificate))
+        # The certificate itself is what is trusted, whatever name it bears.
+        context.check_hostname = False
+        return context
+
+    def admin(self, what: str) -> Any:
+        """Read the admin door.
+
+        :param what: ``requests``, ``inventory`` or ``ports``
+        """
+        url = f"{self.url}/sim/{what}"
+        log = self.layout.log_of(PROCESS)
+        try:
+            with urllib.request.urlopen(  # noqa: S310
+                url, timeout=30, context=self._context()
+            ) as answer:
+                return json.load(answer)
+        except (OSError, ValueError) as exc:
+            raise DemoFailure(f"{url} to answer in JSON", exc, log) from exc
+
+    def requests(self) -> int:
+        """XenAPI requests since the host started, without event polls."""
+        return int(self.admin("requests")["total"])
+
+    def call(self, method: str, *args: Any) -> Any:
+        """One XenAPI call, logged in as the driver is.
+
+        :raises DemoFailure: the host answers with a failure
+        """
+        if self._proxy is None:
+            self._proxy = xmlrpc.client.ServerProxy(self.url, context=self._context())
+        if self._session is None:
+            self._session = self._answer(
+                "session.login_with_password", USER, PASSWORD, "1.0", "demo"
+            )
+        return self._answer(method, self._session, *args)
+
+    def _answer(self, method: str, *args: Any) -> Any:
+        try:
+            answer: Any = getattr(self._proxy, method)(*args)
+        except (OSError, xmlrpc.client.Error) as exc:
+            log = self.layout.log_of(PROCESS)
+            raise DemoFailure(f"{method} to be answered", exc, log) from exc
+        expect(
+            answer["Status"] == "Success",
+            f"{method} to succeed",
+            answer.get("ErrorDescription"),
+            self.layout.log_of(PROCESS),
+        )
+        return answer["Value"]
+
+    def compute_vm_uuid(self) -> str:
+        """The VM in which nova-compute is told that it runs."""
+        for record in self.call("VM.get_all_records").values():
+            ordinary = not record["is_a_template"] and not record["is_control_domain"]
+            if ordinary and record["power_state"] == "Running":
+                return str(record["uuid"])
+        raise DemoFailure("a running VM for nova-compute on the host", "none")
+
+    def vm(self, name: str) -> dict[str, Any] | None:
+        """The record of the one VM of that name, None when there is none."""
+        refs = self.call("VM.get_by_name_label", name)
+        expect(len(refs) <= 1, f"at most one VM {name}", f"{len(refs)} of them")
+        return dict(self.call("VM.get_record", refs[0])) if refs else None
+
+    def root_disk(self, vm: dict[str, Any]) -> Path:
+        """The file in the storage repository behind a VM's first disk."""
+        for ref in vm["VBDs"]:
+            vbd = self.call("VBD.get_record", ref)
+            if vbd["type"] == "Disk" and vbd["userdevice"] == "0":
+                uuid = self.call("VDI.get_uuid", vbd["VDI"])
+                mounts = self.layout.xapi.glob(f"dom0/run/sr-mount/*/{uuid}.vhd")
+                for path in mounts:
+                    return path
+                raise DemoFailure("the root disk's VHD in the SR", f"no {uuid}.vhd")
+        raise DemoFailure(f"a root disk of {vm['name_label']}", "no VBD 0")
+
+    def disks(self) -> dict[str, dict[str, Any]]:
+        """Every VDI record by its uuid."""
+        records = self.call("VDI.get_all_records").values()
+        return {record["uuid"]: record for record in records}
+
+
+def fingerprint(certificate: Path) -> str:
+    """SHA-256 of a PEM file's first certificate: hexadecimal pairs with colons."""
+    der = ssl.PEM_cert_to_DER_cert(certificate.read_text())
+    digest = hashlib.sha256(der).hexdigest().upper()
+    return ":".join(digest[i : i + 2] for i in range(0, len(digest), 2))
