@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run the steps of the job one after the other, timed and counted."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import openstack.exceptions
+from keystoneauth1.exceptions import ClientException
+from rich.console import Console
+
+from demo.failure import DemoFailure, expect
+from demo.job import Job, Step
+from demo.report import Line
+
+
+def run_step(job: Job, step: Step) -> Line:
+    """Do a step, look at it, hold it to its bar.
+
+    :raises DemoFailure: it did not show what it must; names the step
+    """
+    host = job.cloud.host
+    try:
+        requests, began = host.requests(), time.monotonic()
+        step.act(job)
+        seconds, requests = time.monotonic() - began, host.requests() - requests
+        seen = step.look(job)
+        if step.bar is not None:
+            wanted = f"at most {step.bar} XenAPI requests"
+            expect(requests <= step.bar, wanted, requests, job.log())
+    except DemoFailure as failure:
+        failure.step = step.name
+        raise
+    except (openstack.exceptions.SDKException, ClientException) as exc:
+        failure = DemoFailure("the API to accept the request", exc, job.log("nova-api"))
+        failure.step = step.name
+        raise failure from exc
+    return Line(step.name, seconds, requests, step.bar, seen)
+
+
+def run_steps(job: Job, steps: Sequence[Step], console: Console) -> list[Line]:
+    lines = []
+    for step in steps:
+        with console.status(step.name):
+            line = run_step(job, step)
+        console.print(f"[green]ok[/] {line.step}: {line.seconds:.1f} s, {line.seen}")
+        lines.append(line)
+    return lines
