@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Each argument of a request, checked before anything is done with it.
+
+A function takes the request and the argument's name and returns the value, or raises
+Failure BAD_ARGUMENT that names the argument. The offending value is never repeated:
+it can be a token.
+"""
+import collections
+import os
+import re
+import urllib.parse
+
+from xenapi_dom0 import failures, paths
+
+ALGORITHMS = {"md5": 32, "sha256": 64, "sha512": 128}  # name to hexadecimal digits
+MAX_HEADERS = 64
+MAX_HEADER_LENGTH = 16 * 1024  # bytes; a Keystone token has some hundred
+
+# RFC 7230, section 3.2: a field name is a token.
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,256}\Z")
+# The transfer itself decides these.
+_OUR_HEADERS = frozenset(
+    ["accept-encoding", "connection", "content-length", "host", "range",
+     "te", "trailer", "transfer-encoding", "upgrade"]
+)
+
+Checksum = collections.namedtuple("Checksum", "algorithm value")
+Verify = collections.namedtuple("Verify", "ca_file insecure")
+
+
+def _refuse(name, reason):
+    raise failures.Failure(failures.BAD_ARGUMENT, name, reason)
+
+
+def _typed(request, name, kind, called):
+    value = request.get(name)
+    if not isinstance(value, kind) or isinstance(value, bool):
+        _refuse(name, "is missing or no " + called)
+    return value
+
+
+def only(request, names):
+    """Refuse a request with an argument that the function does not know."""
+    for name in request:
+        if name not in names:
+            _refuse(name, "is not an argument of this function")
+
+
+def uuid(request, name):
+    """Return a UUID in lower case, as XAPI and Glance write them."""
+    value = _typed(request, name, str, "text")
+    if paths.UUID.match(value) is None:
+        _refuse(name, "is no UUID")
+    return value
+
+
+def uuid_list(request, name, at_most):
+    """Return a list of 1 to ``at_most`` different UUIDs."""
+    values = _typed(request, name, list, "list")
+    if not 1 <= len(values) <= at_most:
+        _refuse(name, "has not 1 to %d UUIDs" % at_most)
+    for value in values:
+        if not isinstance(value, str) or paths.UUID.match(value) is None:
+            _refuse(name, "holds what is no UUID")
+    if len(set(values)) != len(values):
+        _refuse(name, "names a UUID twice")
+    return values
+
+
+def url(request, name):
+    """Return an http or https URL with a host and without a user or fragment."""
+    value = _typed(request, name, str, "text")
+    if len(value) > 4096 or re.search(r"[^\x21-\x7e]", value):
+        _refuse(name, "is too long or has other than visible ASCII characters")
+    if not is_web_url(value):
+        _refuse(name, "is no http or https URL of the form scheme://host/path")
+    return value
+
+
+def is_web_url(value):
+    """Say whether ``value`` is a URL that a download may follow."""
+    try:
+        parts = urllib.parse.urlsplit(value)
+        parts.port  # noqa: B018  reading it is what checks it
+    except ValueError:
+        return False
+    return bool(
+        parts.scheme in ("http", "https")
+        and parts.hostname
+        and parts.username is None
+        and parts.password is None
+        and not parts.fragment
+    )
+
+
+def headers(request, name):
+    """Return a dict of HTTP header to value that no value can break out of."""
+    value = _typed(request, name, dict, "object")
+    if len(value) > MAX_HEADERS:
+        _refuse(name, "has more than %d headers" % MAX_HEADERS)
+    for field, text in value.items():
+        if _TOKEN.match(field) is None or field.lower() in _OUR_HEADERS:
+            _refuse(name, "has a header that may not be given")
+        if not isinstance(text, str) or len(text) > MAX_HEADER_LENGTH:
+            _refuse(name, "has a value that is no text or too long")
+        if re.search(r"[^\t\x20-\x7e\xa0-\xff]", text):
+            _refuse(name, "has a value with control or non-Latin characters")
+    return value
+
+
+def sr_directory(request, name):
+    """Return the real path of the SR's directory that the argument names."""
+    return paths.sr_directory(_typed(request, name, str, "text"))
+
+
+def checksum(request, name):
+    """Return a Checksum, or None where the caller has none."""
+    if request.get(name) is None:
+        return None
+    value = _typed(request, name, dict, "object")
+    algorithm = value.get("algo")
+    if algorithm not in ALGORITHMS:
+        _refuse(name, "has an algo other than " + ", ".join(sorted(ALGORITHMS)))
+    digits = value.get("value")
+    pattern = "[0-9a-fA-F]{%d}\\Z" % ALGORITHMS[algorithm]
+    if not isinstance(digits, str) or re.match(pattern, digits) is None:
+        _refuse(name, "has a value that is no %s in hexadecimal" % algorithm)
+    return Checksum(algorithm, digits.lower())
+
+
+def verify(request, name):
+    """Return how to verify a server: Verify(path of a CA file or None, insecure)."""
+    value = _typed(request, name, dict, "object")
+    insecure = value.get("insecure", False)
+    if not isinstance(insecure, bool):
+        _refuse(name, "has an insecure that is neither true nor false")
+    ca_file = value.get("ca_file")
+    if ca_file is None:
+        return Verify(None, insecure)
+    if not isinstance(ca_file, str) or not os.path.isabs(ca_file):
+        _refuse(name, "has a ca_file that is no absolute path")
+    real = paths.host_path(ca_file)
+    if "\0" in ca_file or not os.path.isfile(real):
+        _refuse(name, "has a ca_file that is no file on this host")
+    return Verify(real, insecure)
+
+
+def optional_size(request, name):
+    """Return a number of bytes above 0, or None where the caller sets no limit."""
+    if request.get(name) is None:
+        return None
+    value = _typed(request, name, int, "whole number")
+    if value <= 0:
+        _refuse(name, "is no number above 0")
+    return value

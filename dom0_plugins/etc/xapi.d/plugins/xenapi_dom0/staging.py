@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A folder inside an SR in which an image grows until it is good.
+
+Inside the SR, so that putting the files in place is a rename. It is removed when the
+call ends, also by SIGTERM; what a killed call left is removed by the next one. The
+folder's owner is told by a lock that ends with its process.
+"""
+import contextlib
+import fcntl
+import json
+import os
+import platform
+import re
+import shutil
+import signal
+import tempfile
+import time
+
+from xenapi_dom0 import failures, paths
+from xenapi_dom0.serve import LOG
+
+_LOCK = "lock"
+_JOURNAL = "placing"
+_YOUNG = 60  # seconds in which a folder may be without its lock
+
+
+def _prefix():
+    # Hosts share an SR: a folder of another one is that one's to sweep.
+    host = re.sub(r"[^A-Za-z0-9.-]", "_", platform.node())
+    return ".xenapi-staging.%s." % host
+
+
+@contextlib.contextmanager
+def folder(sr_path):
+    """Make a folder in the SR for the length of a ``with``; give its path.
+
+    What :func:`place` began and did not end is taken back.
+    """
+    sweep(sr_path)
+    try:
+        path = tempfile.mkdtemp(prefix=_prefix(), dir=sr_path)
+        lock = _locked(path)
+    except OSError as exc:
+        raise failures.from_os_error(exc, "make a folder", sr_path) from exc
+    try:
+        yield path
+    finally:
+        # From here on a SIGTERM waits: the cleaning is short.
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        try:
+            _clear(sr_path, path)
+            os.close(lock)
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+
+
+def sweep(sr_path):
+    """Remove the folders whose process is gone."""
+    prefix = _prefix()
+    for name in os.listdir(sr_path):
+        path = os.path.join(sr_path, name)
+        if not name.startswith(prefix) or os.path.islink(path):
+            continue
+        try:
+            lock = _locked(path, create=False)
+        except BlockingIOError:
+            continue  # its process lives
+        except FileNotFoundError:
+            lock = None
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - os.stat(path).st_mtime < _YOUNG:
+                    continue
+        except OSError as exc:
+            LOG.warning("Cannot look at %s: %s", path, exc)
+            continue
+        LOG.warning("Removing %s, which a killed call left.", path)
+        _clear(sr_path, path)
+        if lock is not None:
+            os.close(lock)
+
+
+def _locked(path, create=True):
+    """Return a descriptor of the folder's lock, held; BlockingIOError if taken."""
+    flags = os.O_RDWR | os.O_NOFOLLOW | (os.O_CREAT if create else 0)
+    descriptor = os.open(os.path.join(path, _LOCK), flags, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def place(folder_path, sr_path, uuids):
+    """Move ``<uuid>.vhd`` of a chain from the folder into the SR.
+
+    The base goes first and the leaf last: a scan at any moment finds each disk
+    together with all its parents.
+
+    :param uuids: leaf first
+    """
+    for uuid in uuids:
+        if os.path.lexists(paths.vhd_in_sr(sr_path, uuid)):
+            raise failures.Failure(
+                failures.BAD_ARGUMENT, "uuid_stack", "a UUID is taken in this SR"
+            )
+    try:
+        with open(os.path.join(folder_path, _JOURNAL), "w") as journal:
+            json.dump(uuids, journal)
+            journal.flush()
+            os.fsync(journal.fileno())
+        for uuid in reversed(uuids):
+            os.rename(
+                paths.vhd_in_sr(folder_path, uuid), paths.vhd_in_sr(sr_path, uuid)
+            )
+        _sync_directory(sr_path)
+    except OSError as exc:
+        raise failures.from_os_error(exc, "put the VHDs in place", sr_path) from exc
+
+
+def _sync_directory(path):
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _clear(sr_path, path):
+    """Remove a folder, after taking back a chain that was only half in place."""
+    try:
+        with open(os.path.join(path, _JOURNAL)) as journal:
+            uuids = [uuid for uuid in json.load(journal) if paths.UUID.match(uuid)]
+    except (OSError, ValueError):
+        uuids = []
+    if uuids and not os.path.lexists(paths.vhd_in_sr(sr_path, uuids[0])):
+        for uuid in uuids:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(paths.vhd_in_sr(sr_path, uuid))
+    try:
+        shutil.rmtree(path)
+    except OSError as exc:
+        LOG.warning("Cannot remove %s: %s", path, exc)

@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Check a VHD file and point it at a renamed parent, without the host's tools.
+
+Only the dynamic and differencing forms with 2 MiB blocks, which is what the host's
+storage drivers make and read. Layout: Microsoft's "Virtual Hard Disk Image Format
+Specification" 1.0; the hidden flag and the block allocation bitmap's own header are
+additions of the host's disk tool, seen in files that it made. All numbers are
+big-endian; offsets are bytes unless said to be sectors of 512 bytes.
+"""
+import collections
+import os
+import struct
+import time
+import uuid
+
+from xenapi_dom0 import failures
+
+SECTOR = 512
+BLOCK = 2 * 1024 * 1024
+BITMAP = SECTOR  # one bit a sector of a block
+EPOCH = 946684800  # VHD times count seconds from 2000-01-01 00:00 UTC
+MAX_VIRTUAL_SIZE = 2040 * 1024 ** 3  # the format's limit for 2 MiB blocks
+CLOCK_SLACK = 300  # seconds that another host's clock may be ahead of ours
+UNUSED = 0xFFFFFFFF
+
+DYNAMIC = 3
+DIFFERENCING = 4
+_KINDS = {0: "none", 2: "fixed", DYNAMIC: "dynamic", DIFFERENCING: "differencing"}
+
+# cookie, features, version, data offset, time, creator, its version, its OS, original
+# size, current size, geometry, type, checksum, uuid, saved state, hidden
+_FOOTER = struct.Struct(">8sIIQI4sI4sQQIII16sBB426x")
+_FOOTER_CHECKSUM = 64
+_FOOTER_HIDDEN = 85
+# cookie, data offset, table offset, version, table entries, block size, checksum,
+# parent uuid, parent time, reserved, parent name; then locators, then reserved
+_HEADER = struct.Struct(">8sQQIIII16sII512s")
+_HEADER_SIZE = 1024
+_HEADER_CHECKSUM = 36
+_PARENT_UUID = 40
+_PARENT_NAME = 64
+_PARENT_NAME_SIZE = 512
+_LOCATORS = 576
+# platform code, data space, data length, reserved, data offset
+_LOCATOR = struct.Struct(">4sIIIQ")
+# cookie, offset, size in sectors, version, checksum
+_BATMAP = struct.Struct(">8sQIII")
+assert _FOOTER.size == SECTOR
+assert _LOCATORS + 8 * _LOCATOR.size + 256 == _HEADER_SIZE
+
+Vhd = collections.namedtuple(
+    "Vhd", "path kind uuid parent_uuid virtual_size hidden size header_offset"
+)
+
+
+class _Bad(Exception):
+    """A rule of the format that the file breaks, in words."""
+
+
+def check(path, label):
+    """Return what the file is, as a Vhd, after checking all its metadata.
+
+    :param label: the name by which a message calls it, such as ``0.vhd``
+    :raises Failure: IMAGE_CORRUPT
+    """
+    try:
+        with open(path, "rb") as disk:
+            return _checked(disk, path)
+    except _Bad as exc:
+        raise failures.Failure(
+            failures.IMAGE_CORRUPT, "%s: %s" % (label, exc)
+        ) from exc
+
+
+def checksum(data, at):
+    """Return the checksum of a footer or header whose own field is at ``at``."""
+    return ~(sum(data) - sum(data[at:at + 4])) & 0xFFFFFFFF
+
+
+def _checked(disk, path):
+    size = disk.seek(0, os.SEEK_END)
+    if size < 2 * SECTOR + _HEADER_SIZE:
+        raise _Bad("too short for a dynamic VHD")
+    footer_bytes = _read(disk, size - SECTOR, SECTOR)
+    footer = _FOOTER.unpack(footer_bytes)
+    _check_footer(footer_bytes, footer)
+    if _read(disk, 0, SECTOR) != footer_bytes:
+        raise _Bad("the footer and its copy differ")
+    header_offset = footer[3]
+    header_bytes = _read(disk, header_offset, _HEADER_SIZE)
+    header = _HEADER.unpack(header_bytes[:_HEADER.size])
+    _check_header(header_bytes, header, footer[9])
+    table_end = _check_table(disk, header, size)
+    if footer[5] == b"tap\0" and footer[6] > 1:
+        _check_batmap(disk, table_end, size)
+    return Vhd(
+        path=path, kind=footer[11], uuid=uuid.UUID(bytes=footer[13]),
+        parent_uuid=uuid.UUID(bytes=header[7]), virtual_size=footer[9],
+        hidden=bool(footer[15]), size=size, header_offset=header_offset,
+    )
+
+
+def _read(disk, offset, length):
+    disk.seek(offset)
+    data = disk.read(length)
+    if len(data) != length:
+        raise _Bad("%d bytes are missing at %d" % (length - len(data), offset))
+    return data
+
+
+def _check_footer(data, footer):
+    if footer[0] != b"conectix":
+        raise _Bad("has no VHD footer at its end")
+    if footer[12] != checksum(data, _FOOTER_CHECKSUM):
+        raise _Bad("the footer's checksum is wrong")
+    if footer[2] >> 16 != 1:
+        raise _Bad("unknown format version %#x" % footer[2])
+    if footer[11] not in (DYNAMIC, DIFFERENCING):
+        kind = _KINDS.get(footer[11], "unknown")
+        raise _Bad("is of type %s, not dynamic or differencing" % kind)
+    if not 0 < footer[9] <= MAX_VIRTUAL_SIZE or footer[9] % SECTOR:
+        raise _Bad("impossible virtual size %d" % footer[9])
+    if footer[3] < SECTOR or footer[3] % SECTOR:
+        raise _Bad("impossible header offset %d" % footer[3])
+    # The SR's own maintenance refuses a disk from the future.
+    if footer[4] + EPOCH > time.time() + CLOCK_SLACK:
+        raise _Bad(
+            "its timestamp is in the future; synchronise the clocks of this host "
+            "and of the one that made the image"
+        )
+
+
+def _check_header(data, header, virtual_size):
+    if header[0] != b"cxsparse":
+        raise _Bad("has no dynamic disk header")
+    if header[6] != checksum(data, _HEADER_CHECKSUM):
+        raise _Bad("the header's checksum is wrong")
+    if header[3] != 0x00010000:
+        raise _Bad("unknown header version %#x" % header[3])
+    if header[5] != BLOCK:
+        raise _Bad("blocks of %d bytes, not of 2 MiB" % header[5])
+    if header[4] * BLOCK < virtual_size:
+        raise _Bad("the block table is too small for the virtual size")
+    if header[4] > MAX_VIRTUAL_SIZE // BLOCK + 1:
+        raise _Bad("the block table is larger than the format allows")
+    if header[2] < SECTOR or header[2] % SECTOR:
+        raise _Bad("impossible block table offset %d" % header[2])
+
+
+def _check_table(disk, header, size):
+    """Check that all blocks are in the file and apart; return the table's end."""
+    entries = header[4]
+    table_end = header[2] + -(-entries * 4 // SECTOR) * SECTOR
+    table = struct.unpack(">%dI" % entries, _read(disk, header[2], entries * 4))
+    end = table_end
+    for sector in sorted(entry for entry in table if entry != UNUSED):
+        if sector * SECTOR < end:
+            raise _Bad("block at sector %d overlaps metadata or a block" % sector)
+        end = sector * SECTOR + BITMAP + BLOCK
+    if end > size - SECTOR:
+        raise _Bad("a block lies beyond the end of the file")
+    return table_end
+
+
+def _check_batmap(disk, offset, size):
+    """Check the host tool's bitmap of full blocks, which follows the table."""
+    data = _read(disk, offset, SECTOR)
+    cookie, start, sectors, version, stored = _BATMAP.unpack(data[:_BATMAP.size])
+    if cookie != b"tdbatmap":
+        raise _Bad("the block bitmap's header is damaged")
+    if start % SECTOR or start + sectors * SECTOR > size - SECTOR:
+        raise _Bad("the block bitmap lies beyond the end of the file")
+    # Before 1.2 the tool wrote no usable checksum.
+    if version > 0x00010001:
+        found = ~sum(_read(disk, start, sectors * SECTOR)) & 0xFFFFFFFF
+        if found != stored:
+            raise _Bad("the block bitmap's checksum is wrong")
+
+
+def set_parent(child, parent):
+    """Point a differencing VHD at the file of its parent, in the same directory.
+
+    Writes name, uuid and time of the parent and every locator that has room for
+    the name; locators of other platforms would keep the old name and are cleared.
+
+    :param child: Vhd of the file to change
+    :param parent: Vhd of the parent under its final name
+    :raises Failure: IMAGE_CORRUPT, where no locator can take the name
+    """
+    name = os.path.basename(parent.path)
+    with open(child.path, "r+b") as disk:
+        disk.seek(child.header_offset)
+        header = bytearray(disk.read(_HEADER_SIZE))
+        written = 0
+        for at in range(_LOCATORS, _LOCATORS + 8 * _LOCATOR.size, _LOCATOR.size):
+            written += _write_locator(disk, header, at, child.size, name)
+        if not written:
+            raise failures.Failure(
+                failures.IMAGE_CORRUPT,
+                "a differencing VHD has no room for the name of its parent",
+            )
+        seconds = max(0, int(os.stat(parent.path).st_mtime) - EPOCH)
+        struct.pack_into(
+            ">16sI", header, _PARENT_UUID, parent.uuid.bytes, seconds & 0xFFFFFFFF
+        )
+        encoded = name.encode("utf-16-be").ljust(_PARENT_NAME_SIZE, b"\0")
+        header[_PARENT_NAME:_PARENT_NAME + _PARENT_NAME_SIZE] = encoded
+        struct.pack_into(
+            ">I", header, _HEADER_CHECKSUM, checksum(header, _HEADER_CHECKSUM)
+        )
+        disk.seek(child.header_offset)
+        disk.write(header)
+
+
+def _write_locator(disk, header, at, size, name):
+    """Rewrite the locator at ``at`` of the header; return 1 if it names the parent."""
+    code, space, _length, _reserved, offset = _LOCATOR.unpack_from(header, at)
+    encoded = {
+        b"MacX": ("file://./" + name).encode("utf-8"),
+        b"W2ku": (".\\" + name).encode("utf-16-le"),
+        b"W2ru": (".\\" + name).encode("utf-16-le"),
+    }.get(code)
+    # The specification counts this field in sectors, the host's tool in bytes.
+    room = space if space >= SECTOR else space * SECTOR
+    fits = (
+        encoded is not None
+        and len(encoded) <= room <= 64 * 1024
+        and SECTOR + _HEADER_SIZE <= offset <= size - SECTOR - room
+    )
+    if not fits:
+        header[at:at + _LOCATOR.size] = bytes(_LOCATOR.size)
+        return 0
+    _LOCATOR.pack_into(header, at, code, space, len(encoded), 0, offset)
+    disk.seek(offset)
+    disk.write(encoded.ljust(room, b"\0"))
+    return 1
+
+
+def hide(disk_file):
+    """Mark a VHD as the inner node of a chain, in the footer and its copy.
+
+    The SR's garbage collector only ever removes hidden disks: a parent left visible
+    would stay for ever once its last child is gone.
+    """
+    with open(disk_file.path, "r+b") as disk:
+        footer = bytearray(disk.read(SECTOR))
+        footer[_FOOTER_HIDDEN] = 1
+        struct.pack_into(
+            ">I", footer, _FOOTER_CHECKSUM, checksum(footer, _FOOTER_CHECKSUM)
+        )
+        for offset in (0, disk_file.size - SECTOR):
+            disk.seek(offset)
+            disk.write(footer)

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Small VHD files for the tests, written independently of the plugins' own reader.
+
+Layout: Microsoft's VHD specification 1.0. Each file holds at most one block.
+"""
+from __future__ import annotations
+
+import struct
+import uuid
+from dataclasses import dataclass, field
+
+MIB = 1024 * 1024
+BLOCK = 2 * MIB
+TABLE = 512 + 1024  # the table follows the footer's copy and the header
+LOCATOR_AREA = TABLE + 512
+DATA = LOCATOR_AREA + 3 * 512
+MADE = 800000000  # seconds from 2000-01-01: in 2025
+
+
+@dataclass
+class VhdFile:
+    """What to write; ``bytes()`` writes it."""
+
+    virtual_size: int = 8 * MIB
+    identity: uuid.UUID = field(default_factory=uuid.uuid4)
+    parent: VhdFile | None = None
+    parent_name: str = "parent.vhd"
+    fill: int | None = None  # the byte that fills block 0, None: no block
+    hidden: bool = False
+    made: int = MADE
+    kind: int | None = None
+    table_entry: int | None = None  # instead of the right one of block 0
+    block_size: int = BLOCK
+    locators: bool = True
+
+    def footer(self) -> bytes:
+        kind = self.kind or (4 if self.parent else 3)
+        blank = struct.pack(
+            ">8sIIQI4sI4sQQIIII16sBB426x",
+            b"conectix", 2, 0x00010000, 512, self.made, b"test", 1, b"Wi2k",
+            self.virtual_size, self.virtual_size, 0x03C30811, kind, 0,
+            b"", 0, 0,
+        )
+        data = bytearray(blank)
+        data[68:84] = self.identity.bytes
+        data[84:86] = bytes([0, int(self.hidden)])
+        data[64:68] = struct.pack(">I", ~sum(data) & 0xFFFFFFFF)
+        return bytes(data)
+
+    def header(self) -> bytes:
+        data = bytearray(1024)
+        struct.pack_into(
+            ">8sQQIII", data, 0, b"cxsparse", 2**64 - 1, TABLE, 0x00010000,
+            -(-self.virtual_size // BLOCK), self.block_size,
+        )
+        if self.parent:
+            data[40:56] = self.parent.identity.bytes
+            data[64:64 + 2 * len(self.parent_name)] = self.parent_name.encode(
+                "utf-16-be"
+            )
+            if self.locators:
+                for number, code in enumerate((b"MacX", b"W2ku", b"W2ru")):
+                    struct.pack_into(
+                        ">4sIIIQ", data, 576 + 24 * number, code, 512, 10, 0,
+                        LOCATOR_AREA + 512 * number,
+                    )
+        data[36:40] = struct.pack(">I", ~sum(data) & 0xFFFFFFFF)
+        return bytes(data)
+
+    def __bytes__(self) -> bytes:
+        entry = 0xFFFFFFFF if self.fill is None else DATA // 512
+        if self.table_entry is not None:
+            entry = self.table_entry
+        table = struct.pack(">I", entry).ljust(512, b"\xff")
+        block = b""
+        if self.fill is not None:
+            block = b"\xff" * 512 + bytes([self.fill]) * BLOCK
+        return b"".join(
+            [self.footer(), self.header(), table, bytes(3 * 512), block, self.footer()]
+        )
+
+
+def chain(*fills: int | None) -> list[VhdFile]:
+    """Return a chain, leaf first, of which each disk has the given fill."""
+    disks: list[VhdFile] = []
+    for fill in reversed(fills):
+        parent = disks[0] if disks else None
+        disks.insert(0, VhdFile(fill=fill, parent=parent, hidden=False))
+    return disks
