@@ -36,8 +36,8 @@ class VhdFile:
     def footer(self) -> bytes:
         kind = self.kind or (4 if self.parent else 3)
         blank = struct.pack(
-            ">8sIIQI4sI4sQQIIII16sBB426x",
-            b"conectix", 2, 0x00010000, 512, self.made, b"test", 1, b"Wi2k",
+            ">8sIIQI4sI4sQQIII16sBB426x",
+            b"conectix", 2, 0x00010000, 512, self.made, b"win ", 1, b"Wi2k",
             self.virtual_size, self.virtual_size, 0x03C30811, kind, 0,
             b"", 0, 0,
         )
