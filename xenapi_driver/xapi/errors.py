@@ -1,0 +1,444 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What can go wrong between us and a XAPI host.
+
+::
+
+    XapiError
+    +-- HostUnreachable        no connection: nothing was asked
+    +-- ConnectionLost         cut while a call was under way
+    +-- CertificateRefused     the host's certificate is not the one we trust
+    +-- BadAnswer              what came back is not XML-RPC
+    +-- NotLoggedIn            the session was closed, or never opened
+    +-- NotUnique              one object was expected, several were found
+    +-- TaskTimeout            a task was not finished in the time given
+    +-- TaskLost               a task vanished: its outcome is unknown
+    +-- PluginMissing          our dom0 plugins are not installed
+    +-- PluginTooOld           they are, in a version that we cannot use
+    +-- PluginError            one of our plugins refused its request
+    +-- XapiFailure            the host refused a call: code, params, call
+        +-- HandleInvalid, VmBadPowerState, ... one class a code, see below
+
+Secrets are in none of them: the session masks its own reference and password
+before it raises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import ClassVar
+
+# Longer parameters (a plugin's stderr, a backend's trace) are cut in messages.
+_SHOWN_CHARACTERS = 300
+
+MASK = "***"
+
+
+class XapiError(Exception):
+    """Anything that this layer raises; ``str()`` is a sentence for a log."""
+
+
+class HostUnreachable(XapiError):
+    """No connection could be opened, so the host was not asked anything.
+
+    :ivar url: where we tried, without credentials
+    """
+
+    def __init__(self, url: str, reason: str) -> None:
+        super().__init__(url, reason)
+        self.url = url
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"The XAPI host at {self.url} cannot be reached: {self.reason}."
+
+
+class ConnectionLost(XapiError):
+    """The connection broke, or the answer took longer than the time-out.
+
+    :ivar begun: False when the host certainly never saw the whole request;
+        True when it may or may not have carried it out
+    """
+
+    def __init__(self, url: str, reason: str, begun: bool = True) -> None:
+        super().__init__(url, reason, begun)
+        self.url = url
+        self.reason = reason
+        self.begun = begun
+
+    def __str__(self) -> str:
+        return f"The connection to the XAPI host at {self.url} was lost: {self.reason}."
+
+
+class CertificateRefused(XapiError):
+    """The host's TLS certificate is not trusted.
+
+    :ivar fingerprint: SHA-256 of the certificate that the host showed, as hex
+        with colons; None when it showed none
+    """
+
+    def __init__(self, url: str, reason: str, fingerprint: str | None) -> None:
+        super().__init__(url, reason, fingerprint)
+        self.url = url
+        self.reason = reason
+        self.fingerprint = fingerprint
+
+    def __str__(self) -> str:
+        if self.fingerprint is None:
+            return f"No TLS session with the XAPI host at {self.url}: {self.reason}."
+        return (
+            f"The certificate of the XAPI host at {self.url} is not trusted "
+            f"({self.reason}); its SHA-256 fingerprint is {self.fingerprint}: compare "
+            "that with the host's own and set it as [xenserver] "
+            "connection_fingerprints, or name the issuer's CA file in [xenserver] "
+            "connection_ca_file."
+        )
+
+
+class BadAnswer(XapiError):
+    """What answered does not speak XML-RPC the way XAPI does."""
+
+    def __init__(self, url: str, reason: str) -> None:
+        super().__init__(url, reason)
+        self.url = url
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.url} did not answer as a XAPI host does: {self.reason}."
+
+
+class NotLoggedIn(XapiError):
+    """The session was asked for a call before login or after logout."""
+
+    def __str__(self) -> str:
+        return "There is no XAPI session: log in first."
+
+
+class NotUnique(XapiError):
+    """A name that should belong to one object belongs to several."""
+
+    def __init__(self, xapi_class: str, name: str, count: int) -> None:
+        super().__init__(xapi_class, name, count)
+        self.xapi_class = xapi_class
+        self.name = name
+        self.count = count
+
+    def __str__(self) -> str:
+        return f"{self.count} {self.xapi_class} objects are named {self.name!r}."
+
+
+class TaskTimeout(XapiError):
+    """A task was not finished in time; it was asked to stop."""
+
+    def __init__(self, call: str, seconds: float) -> None:
+        super().__init__(call, seconds)
+        self.call = call
+        self.seconds = seconds
+
+    def __str__(self) -> str:
+        return f"{self.call} was not finished after {self.seconds:g} seconds."
+
+
+class TaskLost(XapiError):
+    """The host forgot a task before we saw it end: outcome unknown."""
+
+    def __init__(self, call: str) -> None:
+        super().__init__(call)
+        self.call = call
+
+    def __str__(self) -> str:
+        return f"The host no longer knows the task of {self.call}: outcome unknown."
+
+
+class PluginMissing(XapiError):
+    """The host has none of our dom0 plugins."""
+
+    def __init__(self, plugin: str, required: str) -> None:
+        super().__init__(plugin, required)
+        self.plugin = plugin
+        self.required = required
+
+    def __str__(self) -> str:
+        return (
+            f"The dom0 plugin {self.plugin!r} is not installed on the host: copy the "
+            f"plugins of this release (version {self.required}) into its "
+            "/etc/xapi.d/plugins and make them executable."
+        )
+
+
+class PluginTooOld(XapiError):
+    """The host's dom0 plugins are of a version that we cannot work with."""
+
+    def __init__(self, found: str, required: str) -> None:
+        super().__init__(found, required)
+        self.found = found
+        self.required = required
+
+    def __str__(self) -> str:
+        return (
+            f"The host's dom0 plugins have version {self.found}, but version "
+            f"{self.required} or a later one of the same series is needed: replace "
+            "them in its /etc/xapi.d/plugins by those of this release."
+        )
+
+
+class PluginError(XapiError):
+    """One of our plugins answered with an error of its own.
+
+    :ivar code: such as ``"IMAGE_NOT_FOUND"``; the plugin's docstring lists them
+    :ivar params: the rest, a tuple of str
+    """
+
+    def __init__(self, code: str, params: Sequence[str], call: str) -> None:
+        super().__init__(code, tuple(params), call)
+        self.code = code
+        self.params = tuple(params)
+        self.call = call
+
+    def __str__(self) -> str:
+        return f"dom0 plugin {self.call} failed: {_listed(self.code, self.params)}."
+
+
+class XapiFailure(XapiError):
+    """The host refused a call. A code without a class of its own stays this.
+
+    :ivar code: XAPI error code, such as ``"VM_BAD_POWER_STATE"``
+    :ivar params: the rest of ErrorDescription, a tuple of str
+    :ivar call: the method that was refused, such as ``"VM.start"``
+    """
+
+    codes: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, code: str, params: Sequence[str], call: str) -> None:
+        super().__init__(code, tuple(params), call)
+        self.code = code
+        self.params = tuple(params)
+        self.call = call
+
+    def __str__(self) -> str:
+        return f"{self.call} was refused: {_listed(self.code, self.params)}."
+
+
+class SessionInvalid(XapiFailure):
+    """The session expired, or was thrown out. params: its reference (masked)."""
+
+    codes = ("SESSION_INVALID",)
+
+    def __str__(self) -> str:
+        return f"{self.call} was refused: the XAPI session is no longer valid."
+
+
+class AuthenticationFailed(XapiFailure):
+    """Wrong user or password. params: user, text."""
+
+    codes = ("SESSION_AUTHENTICATION_FAILED", "SESSION_AUTHORIZATION_FAILED")
+
+    def __str__(self) -> str:
+        user = self.params[0] if self.params else "?"
+        return (
+            f"The XAPI host does not accept user {user!r} with the password given: "
+            "check [xenserver] connection_username and connection_password."
+        )
+
+
+class HostIsSlave(XapiFailure):
+    """A pool member was asked. params: the coordinator's address."""
+
+    codes = ("HOST_IS_SLAVE",)
+
+
+class HostStillBooting(XapiFailure):
+    """The host's toolstack is not ready yet."""
+
+    codes = ("HOST_STILL_BOOTING",)
+
+
+class PermissionDenied(XapiFailure):
+    """The user's role is too weak. params: permission, text."""
+
+    codes = ("RBAC_PERMISSION_DENIED", "PERMISSION_DENIED")
+
+
+class MethodUnknown(XapiFailure):
+    """This host does not have the call. params: method."""
+
+    codes = ("MESSAGE_METHOD_UNKNOWN", "MESSAGE_REMOVED", "NOT_IMPLEMENTED")
+
+
+class EventTokenInvalid(XapiFailure):
+    """event.from does not know the token: read everything again."""
+
+    codes = ("EVENT_FROM_TOKEN_PARSE_FAILURE", "EVENTS_LOST")
+
+
+class HandleInvalid(XapiFailure):
+    """The reference names nothing (any more). params: class, reference."""
+
+    codes = ("HANDLE_INVALID", "OBJECT_NOLONGER_EXISTS")
+
+
+class UuidInvalid(XapiFailure):
+    """No object has that UUID. params: class, uuid."""
+
+    codes = ("UUID_INVALID",)
+
+
+class MapDuplicateKey(XapiFailure):
+    """add_to_<map> with a key that is there. params: class, field, uuid, key."""
+
+    codes = ("MAP_DUPLICATE_KEY",)
+
+
+class OperationNotAllowed(XapiFailure):
+    """A rule about the object's state forbids it. params: text."""
+
+    codes = ("OPERATION_NOT_ALLOWED",)
+
+
+class OtherOperationInProgress(XapiFailure):
+    """The object is busy. params: class, reference, operation, its reference."""
+
+    codes = ("OTHER_OPERATION_IN_PROGRESS",)
+
+
+class TaskCancelled(XapiFailure):
+    """The task was cancelled. params: its reference."""
+
+    codes = ("TASK_CANCELLED",)
+
+
+class VmBadPowerState(XapiFailure):
+    """Not in this power state. params: VM, expected, actual (lower case)."""
+
+    codes = ("VM_BAD_POWER_STATE",)
+
+
+class VmShutdownTimeout(XapiFailure):
+    """The guest did not shut down in time. params: VM, seconds."""
+
+    codes = ("VM_SHUTDOWN_TIMEOUT", "VM_FAILED_SHUTDOWN_ACKNOWLEDGMENT")
+
+
+class VmLacksFeature(XapiFailure):
+    """The guest has no driver or agent for this. params: VM."""
+
+    codes = (
+        "VM_LACKS_FEATURE",
+        "VM_LACKS_FEATURE_SHUTDOWN",
+        "VM_MISSING_PV_DRIVERS",
+        "VM_OLD_PV_DRIVERS",
+    )
+
+
+class HostNotEnoughFreeMemory(XapiFailure):
+    """The VM does not fit. params: bytes needed, bytes available."""
+
+    codes = ("HOST_NOT_ENOUGH_FREE_MEMORY",)
+
+
+class NoHostsAvailable(XapiFailure):
+    """No host of the pool can run the VM."""
+
+    codes = ("NO_HOSTS_AVAILABLE", "HOST_DISABLED", "HOST_NOT_LIVE")
+
+
+class DeviceAlreadyAttached(XapiFailure):
+    """plug of something plugged. params: device."""
+
+    codes = ("DEVICE_ALREADY_ATTACHED",)
+
+
+class DeviceAlreadyDetached(XapiFailure):
+    """unplug of something unplugged. params: device."""
+
+    codes = ("DEVICE_ALREADY_DETACHED", "DEVICE_NOT_ATTACHED")
+
+
+class DeviceDetachRejected(XapiFailure):
+    """The guest does not let go (yet). params: class, reference, text."""
+
+    codes = ("DEVICE_DETACH_REJECTED", "DEVICE_DETACH_TIMEOUT")
+
+
+class VdiInUse(XapiFailure):
+    """The disk is plugged somewhere. params: VDI, operation."""
+
+    codes = ("VDI_IN_USE",)
+
+
+class SrFull(XapiFailure):
+    """The SR has no room. params: as the SR's driver gave them."""
+
+    codes = ("SR_BACKEND_FAILURE_44", "SR_FULL", "OUT_OF_SPACE")
+
+    def __str__(self) -> str:
+        detail = ", ".join(text for text in map(_cut, self.params) if text)
+        return f"{self.call} failed: the SR has no room left ({detail or self.code})."
+
+
+class SrBackendFailure(XapiFailure):
+    """The SR's driver failed otherwise. params: status, text, text."""
+
+    codes = ("SR_BACKEND_FAILURE",)
+
+
+class BridgeNotAvailable(XapiFailure):
+    """The host has no such bridge. params: bridge."""
+
+    codes = ("BRIDGE_NOT_AVAILABLE",)
+
+
+class MissingPlugin(XapiFailure):
+    """dom0 has no such plugin. params: plugin."""
+
+    codes = ("XENAPI_MISSING_PLUGIN",)
+
+
+class PluginFailure(XapiFailure):
+    """A plugin crashed or printed rubbish. params: status, stdout, stderr."""
+
+    codes = ("XENAPI_PLUGIN_FAILURE", "XENAPI_PLUGIN_EXCEPTION")
+
+    def __str__(self) -> str:
+        # The last line of a traceback says what happened; the rest may hold
+        # the request, and with it a token.
+        lines = self.params[-1].strip().splitlines() if self.params else []
+        status = self.params[0] if self.params else "no detail"
+        said = _cut(lines[-1]) if lines else "it said nothing"
+        return f"A dom0 plugin broke during {self.call} ({status}): {said}."
+
+
+def _cut(text: str) -> str:
+    flat = " ".join(text.split())
+    if len(flat) <= _SHOWN_CHARACTERS:
+        return flat
+    return flat[:_SHOWN_CHARACTERS] + "..."
+
+
+def _listed(code: str, params: Iterable[str]) -> str:
+    shown = ", ".join(text for text in map(_cut, params) if text)
+    return f"{code} ({shown})" if shown else code
+
+
+# Door 1: XAPI's code to our class. Nobody else looks at ErrorDescription[0].
+_BY_CODE: dict[str, type[XapiFailure]] = {
+    code: failure for failure in XapiFailure.__subclasses__() for code in failure.codes
+}
+
+
+def from_failure(
+    description: Sequence[object], call: str, secrets: Iterable[str] = ()
+) -> XapiFailure:
+    """Make the exception for one ErrorDescription.
+
+    :param description: code first, then its parameters; empty is tolerated
+    :param call: the refused method's name
+    :param secrets: texts that must not appear in the exception
+    """
+    words = [str(word) for word in description] or ["INTERNAL_ERROR"]
+    for secret in filter(None, secrets):
+        words = [word.replace(secret, MASK) for word in words]
+    code, params = words[0], tuple(words[1:])
+    failure = _BY_CODE.get(code)
+    if failure is None and code.startswith("SR_BACKEND_FAILURE_"):
+        failure = SrBackendFailure
+    return (failure or XapiFailure)(code, params, call)

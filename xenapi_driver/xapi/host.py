@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""XAPI's host: a machine that runs VMs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from xenapi_driver.xapi.client import Client
+
+
+@dataclasses.dataclass(frozen=True)
+class HostRecord:
+    """What we read of one ``host.get_record``: a snapshot, not a live object.
+
+    :ivar cpu_info: XAPI's map: cpu_count, socket_count, vendor, features_hvm ...
+    :ivar software_version: product_brand, product_version, xapi ...; what is
+        unknown is missing
+    :ivar memory_overhead: bytes that Xen and dom0 keep
+    :ivar control_domain: reference of dom0's VM
+    """
+
+    ref: str
+    uuid: str
+    name_label: str
+    hostname: str
+    address: str
+    enabled: bool
+    cpu_info: Mapping[str, str]
+    software_version: Mapping[str, str]
+    capabilities: tuple[str, ...]
+    memory_overhead: int
+    control_domain: str
+    metrics: str
+    other_config: Mapping[str, str]
+
+    @classmethod
+    def from_xapi(cls, ref: str, rec: Mapping[str, Any]) -> HostRecord:
+        # XML-RPC carries XAPI's int as a decimal string: convert here, once.
+        return cls(
+            ref=ref,
+            uuid=rec["uuid"],
+            name_label=rec["name_label"],
+            hostname=rec["hostname"],
+            address=rec["address"],
+            enabled=rec["enabled"],
+            cpu_info=rec["cpu_info"],
+            software_version=rec["software_version"],
+            capabilities=tuple(rec["capabilities"]),
+            memory_overhead=int(rec["memory_overhead"]),
+            control_domain=rec["control_domain"],
+            metrics=rec["metrics"],
+            other_config=rec["other_config"],
+        )
+
+
+def get(session: Client, ref: str) -> HostRecord:
+    """Return the host."""
+    return HostRecord.from_xapi(ref, session.call("host.get_record", ref))
+
+
+def memory(session: Client, ref: str) -> tuple[int, int]:
+    """Return the host's memory and what new VMs can have of it, in bytes."""
+    metrics = session.call("host.get_metrics", ref)
+    total = int(session.call("host_metrics.get_memory_total", metrics))
+    # host_metrics.memory_free is no longer kept by today's hosts.
+    return total, int(session.call("host.compute_free_memory", ref))
+
+
+def call_plugin(
+    session: Client, ref: str, plugin: str, fn: str, args: Mapping[str, str]
+) -> str:
+    """Run a short dom0 plugin on the host and return what it printed."""
+    return str(session.call("host.call_plugin", ref, plugin, fn, args))
+
+
+def call_plugin_task(
+    session: Client,
+    ref: str,
+    plugin: str,
+    fn: str,
+    args: Mapping[str, str],
+    *,
+    progress: Callable[[float], None] | None = None,
+) -> str:
+    """Run a dom0 plugin that may take hours, such as a transfer."""
+    return str(
+        session.task(
+            "Async.host.call_plugin", ref, plugin, fn, args, progress=progress
+        )
+    )

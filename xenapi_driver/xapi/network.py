@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""XAPI's network: a bridge, or the promise of one, on the hosts of a pool."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from xenapi_driver.xapi import errors
+from xenapi_driver.xapi.client import Client, matching, only
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkRecord:
+    """What we read of one ``network.get_record``: a snapshot, not a live object.
+
+    :ivar managed: False for a bridge that XAPI uses but does not make
+    """
+
+    ref: str
+    uuid: str
+    name_label: str
+    bridge: str
+    managed: bool
+    pifs: tuple[str, ...]
+    other_config: Mapping[str, str]
+
+    @classmethod
+    def from_xapi(cls, ref: str, rec: Mapping[str, Any]) -> NetworkRecord:
+        return cls(
+            ref=ref,
+            uuid=rec["uuid"],
+            name_label=rec["name_label"],
+            bridge=rec["bridge"],
+            managed=rec["managed"],
+            pifs=tuple(rec["PIFs"]),
+            other_config=rec["other_config"],
+        )
+
+
+def find_by_bridge(session: Client, bridge: str) -> NetworkRecord | None:
+    """Return the network on this bridge.
+
+    :raises NotUnique: several say that they are
+    """
+    found = matching(session, "network", {"bridge": bridge})
+    records = [NetworkRecord.from_xapi(ref, rec) for ref, rec in found.items()]
+    record: NetworkRecord | None = only("network", bridge, records)
+    return record
+
+
+def find_by_name(session: Client, name: str) -> NetworkRecord | None:
+    """Return the network with this name.
+
+    :raises NotUnique: several have it
+    """
+    found = matching(session, "network", {"name__label": name})
+    records = [NetworkRecord.from_xapi(ref, rec) for ref, rec in found.items()]
+    record: NetworkRecord | None = only("network", name, records)
+    return record
+
+
+def create(session: Client, record: Mapping[str, Any]) -> str:
+    """Create a network from its complete record; return its reference."""
+    return str(session.call("network.create", record))
+
+
+def destroy(session: Client, ref: str) -> None:
+    """Remove a network that nothing is plugged into; gone counts as done."""
+    with contextlib.suppress(errors.HandleInvalid):
+        session.call("network.destroy", ref)

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pool that a host belongs to; a single host is a pool of one."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from xenapi_driver.xapi import errors
+from xenapi_driver.xapi.client import Client, or_none
+
+
+@dataclasses.dataclass(frozen=True)
+class PoolRecord:
+    """What we read of one ``pool.get_record``.
+
+    :ivar default_sr: may be None, or name an SR that is gone
+    """
+
+    ref: str
+    uuid: str
+    name_label: str
+    master: str
+    default_sr: str | None
+    other_config: Mapping[str, str]
+
+    @classmethod
+    def from_xapi(cls, ref: str, rec: Mapping[str, Any]) -> PoolRecord:
+        return cls(
+            ref=ref,
+            uuid=rec["uuid"],
+            name_label=rec["name_label"],
+            master=rec["master"],
+            default_sr=or_none(rec["default_SR"]),
+            other_config=rec["other_config"],
+        )
+
+
+def ref(session: Client) -> str:
+    """Return the one pool's reference."""
+    return str(session.call("pool.get_all")[0])
+
+
+def get(session: Client) -> PoolRecord:
+    """Return the pool."""
+    return PoolRecord.from_xapi(
+        session.pool_ref, session.call("pool.get_record", session.pool_ref)
+    )
+
+
+def member_by_address(session: Client, addresses: frozenset[str]) -> str:
+    """Return the reference of the host that has one of the IP addresses.
+
+    :raises NotUnique: none or several hosts have
+    """
+    found = {
+        rec["host"]
+        for rec in session.call("PIF.get_all_records").values()
+        if rec["IP"] in addresses
+        or any(ip.partition("/")[0] in addresses for ip in rec["IPv6"])
+    }
+    if len(found) != 1:
+        raise errors.NotUnique("host", " or ".join(sorted(addresses)), len(found))
+    return str(found.pop())

@@ -1,0 +1,321 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One login at a host, shared by all threads over a few kept-alive connections.
+
+What happens to a session over days is handled here and nowhere else: it expires,
+connections break, the toolstack restarts, another member becomes coordinator. A
+call is repeated when it only reads, or when the host certainly did not begin it:
+no connection, an incomplete request, or a refusal of the session itself, which
+XAPI checks before anything else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from oslo_log import log as logging
+
+from xenapi_driver.xapi import errors, events, pool, tasks, wire
+from xenapi_driver.xapi.requests import RequestCounter
+from xenapi_driver.xapi.transport import Transport
+
+LOG = logging.getLogger(__name__)
+
+_API_VERSION = "1.0"  # login's third parameter; every known XAPI ignores it
+
+# Calls that take no session reference first.
+_SESSIONLESS = frozenset({"system.listMethods", "session.login_with_password"})
+
+# Calls that change nothing, so that a second one does no harm.
+_READS = re.compile(
+    r"(system\.listMethods|event\.from|host\.compute_free_memory"
+    r"|\w+\.get_\w+)$"
+)
+
+_FIRST_PAUSE = 0.1  # seconds before a repetition; doubles up to _LONGEST_PAUSE
+_LONGEST_PAUSE = 2.0
+
+
+class Session:
+    """A logged-in client of a host or pool; safe to use from many threads.
+
+    :ivar host_ref: our host: the one that the URL named, even in a pool whose
+        coordinator is another. Known after :meth:`login`, like the next two.
+    :ivar host_uuid: its UUID
+    :ivar pool_ref: its pool, which every host has
+    :ivar requests: what was sent so far
+    :ivar events: what the host told us; tasks wait on it
+    """
+
+    def __init__(
+        self,
+        transport_factory: Callable[[], Transport],
+        username: str,
+        password: str,
+        originator: str,
+        max_connections: int = 8,
+        *,
+        retry_seconds: float = 10.0,
+    ) -> None:
+        self._door = transport_factory
+        self._coordinator: str | None = None  # address, when it is not our host
+        self._username = username
+        self._password = password
+        self._originator = originator
+        self._retry_seconds = retry_seconds
+
+        self._ref: str | None = None
+        self._login_lock = threading.Lock()
+        self._slots = threading.BoundedSemaphore(max_connections)
+        self._idle_lock = threading.Lock()
+        self._idle: list[Transport] = []
+        self._poller: Transport | None = None
+
+        self.host_ref = ""
+        self.host_uuid = ""
+        self.pool_ref = ""
+        self.requests = RequestCounter()
+        self.events = events.EventLoop(self._poll)
+
+    def __repr__(self) -> str:
+        state = "logged in" if self._ref else "logged out"
+        return f"<Session of {self._originator}, {state}>"
+
+    def __enter__(self) -> Session:
+        self.login()
+        return self
+
+    def __exit__(self, *_exc_info: object) -> None:
+        self.logout()
+
+    # Login and logout
+
+    def login(self) -> None:
+        """Log in, following a pool member to its coordinator; idempotent.
+
+        :raises AuthenticationFailed: wrong user or password
+        :raises HostUnreachable: no connection
+        :raises CertificateRefused: not the certificate that we trust
+        """
+        with self._login_lock:
+            if self._ref is None:
+                self._ref = self._logged_in()
+        if not self.host_ref:
+            self._find_ourselves()
+
+    def logout(self) -> None:
+        """Log out, end the event loop, close the connections. Never raises."""
+        self.events.stop()
+        with self._login_lock:
+            ref, self._ref = self._ref, None
+        if ref is not None:
+            try:
+                # Also wakes a blocked event.from.
+                self._once("session.logout", (ref,))
+            except errors.XapiError as exc:
+                LOG.debug("The session was not closed on the host: %s", exc)
+        poller, self._poller = self._poller, None
+        if poller is not None:
+            poller.close()
+        self.events.join()
+        self._drop_idle()
+
+    def _logged_in(self) -> str:
+        """Return a new session reference, from the coordinator of the pool."""
+        args = (self._username, self._password, _API_VERSION, self._originator)
+        failed: errors.XapiError | None = None
+        # At most: the old coordinator is gone, our own host names the new one,
+        # which lets us in.
+        for _attempt in range(3):
+            try:
+                return str(self._once("session.login_with_password", args))
+            except errors.HostIsSlave as exc:
+                failed = exc
+                self._coordinator = exc.params[0]
+                LOG.info("Our host follows the pool's coordinator %s.",
+                         self._coordinator)  # fmt: skip
+            except errors.HostUnreachable as exc:
+                if self._coordinator is None:
+                    raise
+                failed = exc
+                self._coordinator = None
+            self._drop_idle()
+        raise failed or errors.NotLoggedIn()
+
+    def _find_ourselves(self) -> None:
+        if self._coordinator is None:
+            # A stale reference cannot be in the way: we have just logged in.
+            self.host_ref = str(self.call("session.get_this_host", self._ref))
+        else:
+            self.host_ref = pool.member_by_address(self, self._door().addresses())
+        self.host_uuid = str(self.call("host.get_uuid", self.host_ref))
+        self.pool_ref = pool.ref(self)
+
+    def _renew(self, stale: str) -> None:
+        """Log in again, unless another thread has done so meanwhile."""
+        with self._login_lock:
+            if self._ref != stale:
+                return
+            LOG.info("The XAPI session is no longer valid; logging in again.")
+            self._ref = self._logged_in()
+
+    # Calls
+
+    def call(self, method: str, *args: Any) -> Any:
+        """Call ``method`` and return its value; ints come back as decimal text.
+
+        The session reference is put first. Blocks until the host has answered.
+
+        :raises XapiFailure: the host refused, as the subclass of the error code
+        :raises ConnectionLost: not a read, and possibly carried out
+        :raises HostUnreachable: no connection for ``retry_seconds``
+        """
+        deadline = time.monotonic() + self._retry_seconds
+        pause = _FIRST_PAUSE
+        stale: str | None = None
+        renewed = False
+        while True:
+            failed: errors.XapiError
+            try:
+                if stale is not None:
+                    self._renew(stale)
+                    stale, renewed = None, True
+                ref = self._ref
+                if ref is None:
+                    raise errors.NotLoggedIn()
+                params = args if method in _SESSIONLESS else (ref, *args)
+                return self._once(method, params)
+            except (errors.SessionInvalid, errors.HostIsSlave):
+                if renewed:
+                    raise
+                stale = ref
+                continue
+            except errors.ConnectionLost as exc:
+                if exc.begun and not _READS.match(method):
+                    raise
+                failed = exc
+            except (errors.HostUnreachable, errors.HostStillBooting) as exc:
+                failed = exc
+            if time.monotonic() + pause > deadline:
+                raise failed
+            LOG.warning("%(call)s is repeated. %(reason)s",
+                        {"call": method, "reason": failed})  # fmt: skip
+            time.sleep(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE)
+
+    def task(
+        self,
+        method: str,
+        *args: Any,
+        progress: Callable[[float], None] | None = None,
+        timeout: float | None = None,
+    ) -> Any:
+        """Run an ``Async.`` method to its end and return its value.
+
+        Blocks, on events rather than on a connection. See :func:`tasks.run`.
+        """
+        return tasks.run(self, method, args, progress=progress, timeout=timeout)
+
+    def methods(self) -> frozenset[str]:
+        """Return the names of all calls that the host has."""
+        return frozenset(self.call("system.listMethods"))
+
+    def _poll(self, classes: Sequence[str], token: str, timeout: float) -> Any:
+        """One event.from, on a connection of its own: it blocks for long."""
+        while True:
+            ref = self._ref
+            if ref is None:
+                raise errors.NotLoggedIn()
+            poller = self._poller
+            if poller is None:
+                poller = self._poller = self._new_transport()
+            params = (ref, list(classes), token, float(timeout))
+            try:
+                return self._send(poller, "event.from", params)
+            except (errors.SessionInvalid, errors.HostIsSlave):
+                # At logout the loop is over; it must not log in again.
+                self._poller = None
+                poller.close()
+                if self._ref is None:
+                    raise errors.NotLoggedIn() from None
+                self._renew(ref)
+
+    def _once(self, method: str, params: Sequence[Any]) -> Any:
+        with self._connection() as transport:
+            return self._send(transport, method, params)
+
+    def _send(self, transport: Transport, method: str, params: Sequence[Any]) -> Any:
+        body = wire.call(method, params)
+        self.requests.add(method)
+        started = time.monotonic()
+        try:
+            value = wire.answer(transport.request(body))
+        except wire.NotXmlRpc as exc:
+            raise errors.BadAnswer("the host", f"no XML-RPC ({exc})") from exc
+        except wire.Fault as exc:
+            raise self.failure(("INTERNAL_ERROR", str(exc)), method) from exc
+        LOG.debug("%(call)s took %(ms)d ms.",
+                  {"call": method,
+                   "ms": (time.monotonic() - started) * 1000})  # fmt: skip
+        if method == "system.listMethods" and isinstance(value, list):
+            return value  # the one answer without an envelope
+        if not isinstance(value, dict):
+            raise errors.BadAnswer("the host", "an answer without a Status")
+        if value.get("Status") == "Success":
+            return value.get("Value", "")
+        raise self.failure(value.get("ErrorDescription", ()), method)
+
+    def failure(
+        self, description: Sequence[object], method: str
+    ) -> errors.XapiFailure:
+        """Make the exception for an ErrorDescription, our secrets masked."""
+        failure = errors.from_failure(
+            description, method, (self._ref or "", self._password)
+        )
+        if isinstance(failure, errors.SessionInvalid):
+            # Its parameter is the reference, which may be older than ours.
+            return errors.SessionInvalid(failure.code, (errors.MASK,), method)
+        return failure
+
+    # Connections
+
+    @contextlib.contextmanager
+    def _connection(self) -> Iterator[Transport]:
+        """Lend a connection; blocks while all of them are in use."""
+        with self._slots:
+            with self._idle_lock:
+                transport = self._idle.pop() if self._idle else None
+            if transport is None:
+                transport = self._new_transport()
+            try:
+                yield transport
+            except errors.XapiFailure:
+                self._give_back(transport)
+                raise
+            except BaseException:
+                # Also for an interrupted thread: an answer may still be under
+                # way, and the next caller must not get it.
+                transport.close()
+                raise
+            else:
+                self._give_back(transport)
+
+    def _give_back(self, transport: Transport) -> None:
+        with self._idle_lock:
+            self._idle.append(transport)
+
+    def _new_transport(self) -> Transport:
+        transport = self._door()
+        if self._coordinator is not None:
+            return transport.elsewhere(self._coordinator)
+        return transport
+
+    def _drop_idle(self) -> None:
+        with self._idle_lock:
+            idle, self._idle = self._idle, []
+        for transport in idle:
+            transport.close()

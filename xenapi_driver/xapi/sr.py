@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""XAPI's SR: a storage repository."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from xenapi_driver.xapi import pbd
+from xenapi_driver.xapi.client import Client
+
+
+@dataclasses.dataclass(frozen=True)
+class SrRecord:
+    """What we read of one ``SR.get_record``: a snapshot, not a live object.
+
+    :ivar physical_size: bytes, as of the last scan; -1 before the first
+    :ivar physical_utilisation: bytes in use, likewise
+    :ivar virtual_allocation: sum of the disks' virtual sizes, bytes
+    """
+
+    ref: str
+    uuid: str
+    name_label: str
+    type: str
+    content_type: str
+    shared: bool
+    physical_size: int
+    physical_utilisation: int
+    virtual_allocation: int
+    pbds: tuple[str, ...]
+    other_config: Mapping[str, str]
+
+    @classmethod
+    def from_xapi(cls, ref: str, rec: Mapping[str, Any]) -> SrRecord:
+        # XML-RPC carries XAPI's int as a decimal string: convert here, once.
+        return cls(
+            ref=ref,
+            uuid=rec["uuid"],
+            name_label=rec["name_label"],
+            type=rec["type"],
+            content_type=rec["content_type"],
+            shared=rec["shared"],
+            physical_size=int(rec["physical_size"]),
+            physical_utilisation=int(rec["physical_utilisation"]),
+            virtual_allocation=int(rec["virtual_allocation"]),
+            pbds=tuple(rec["PBDs"]),
+            other_config=rec["other_config"],
+        )
+
+    @property
+    def free_bytes(self) -> int:
+        """Bytes left, as of the last scan; 0 or more."""
+        return max(self.physical_size - self.physical_utilisation, 0)
+
+
+def get(session: Client, ref: str) -> SrRecord:
+    """Return the SR.
+
+    :raises HandleInvalid: it is gone
+    """
+    return SrRecord.from_xapi(ref, session.call("SR.get_record", ref))
+
+
+def all(session: Client) -> list[SrRecord]:
+    """Return every SR of the pool."""
+    found = session.call("SR.get_all_records")
+    return [SrRecord.from_xapi(ref, rec) for ref, rec in found.items()]
+
+
+def find(session: Client, key: str, value: str, host_ref: str) -> SrRecord | None:
+    """Return the first SR plugged on the host whose other_config says so."""
+    plugged = {record.sr for record in pbd.of_host(session, host_ref)}
+    for record in all(session):
+        if record.other_config.get(key) == value and record.ref in plugged:
+            return record
+    return None
+
+
+def scan(session: Client, ref: str) -> None:
+    """Make XAPI read the SR again: files put there become VDIs.
+
+    Blocks as long as the driver reads, which may outlast a read time-out.
+    """
+    session.call("SR.scan", ref)
+

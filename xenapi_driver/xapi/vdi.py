@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""XAPI's VDI: a virtual disk on an SR."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from xenapi_driver.xapi import errors
+from xenapi_driver.xapi.client import Client, matching, only
+
+
+@dataclasses.dataclass(frozen=True)
+class VdiRecord:
+    """What we read of one ``VDI.get_record``: a snapshot, not a live object.
+
+    :ivar virtual_size: bytes that a guest sees
+    :ivar physical_utilisation: bytes that it takes in the SR
+    :ivar managed: False for a hidden parent that others are based on
+    """
+
+    ref: str
+    uuid: str
+    name_label: str
+    virtual_size: int
+    physical_utilisation: int
+    sr: str
+    vbds: tuple[str, ...]
+    other_config: Mapping[str, str]
+    sm_config: Mapping[str, str]
+    managed: bool
+
+    @classmethod
+    def from_xapi(cls, ref: str, rec: Mapping[str, Any]) -> VdiRecord:
+        # XML-RPC carries XAPI's int as a decimal string: convert here, once.
+        return cls(
+            ref=ref,
+            uuid=rec["uuid"],
+            name_label=rec["name_label"],
+            virtual_size=int(rec["virtual_size"]),
+            physical_utilisation=int(rec["physical_utilisation"]),
+            sr=rec["SR"],
+            vbds=tuple(rec["VBDs"]),
+            other_config=rec["other_config"],
+            sm_config=rec["sm_config"],
+            managed=rec["managed"],
+        )
+
+
+def get(session: Client, ref: str) -> VdiRecord:
+    """Return the disk.
+
+    :raises HandleInvalid: it is gone
+    """
+    return VdiRecord.from_xapi(ref, session.call("VDI.get_record", ref))
+
+
+def ref_by_uuid(session: Client, uuid: str) -> str:
+    """Return the reference of the disk with this UUID, in one request.
+
+    :raises UuidInvalid: there is none
+    """
+    return str(session.call("VDI.get_by_uuid", uuid))
+
+
+def by_uuid(session: Client, uuid: str) -> VdiRecord:
+    """Return the disk with this UUID, in two requests.
+
+    :raises UuidInvalid: there is none
+    """
+    return get(session, ref_by_uuid(session, uuid))
+
+
+def find_by_name(
+    session: Client, name: str, sr_ref: str | None = None
+) -> VdiRecord | None:
+    """Return the managed disk with this name, on one SR or on any.
+
+    :raises NotUnique: several have it
+    """
+    fields: dict[str, str | bool] = {"name__label": name, "managed": True}
+    if sr_ref is not None:
+        fields["SR"] = sr_ref
+    found = matching(session, "VDI", fields)
+    records = [VdiRecord.from_xapi(ref, rec) for ref, rec in found.items()]
+    record: VdiRecord | None = only("VDI", name, records)
+    return record
+
+
+def in_sr(session: Client, sr_ref: str) -> list[VdiRecord]:
+    """Return all disks of an SR, hidden parents included."""
+    found = matching(session, "VDI", {"SR": sr_ref})
+    return [VdiRecord.from_xapi(ref, rec) for ref, rec in found.items()]
+
+
+def create(session: Client, record: Mapping[str, Any]) -> str:
+    """Create an empty disk from its complete record; return its reference.
+
+    :raises SrFull: no room
+    """
+    return str(session.call("VDI.create", record))
+
+
+def clone(
+    session: Client, ref: str, driver_params: Mapping[str, str] | None = None
+) -> str:
+    """Clone a disk on its own SR, copy-on-write where the SR can; return the new.
+
+    Name and other_config are those of the original.
+    """
+    return str(session.call("VDI.clone", ref, driver_params or {}))
+
+
+def copy(
+    session: Client,
+    ref: str,
+    sr_ref: str,
+    progress: Callable[[float], None] | None = None,
+) -> str:
+    """Copy a disk in full to an SR; return the new one. Blocks for long.
+
+    :raises SrFull: no room there
+    """
+    return str(session.task("Async.VDI.copy", ref, sr_ref, progress=progress))
+
+
+def resize(session: Client, ref: str, size: int) -> None:
+    """Make a disk larger, which nothing may have plugged.
+
+    :param size: bytes; the SR may round up
+    :raises VdiInUse: something has
+    :raises SrFull: no room
+    """
+    session.call("VDI.resize", ref, size)
+
+
+def destroy(session: Client, ref: str) -> None:
+    """Destroy a disk; one that no longer exists counts as destroyed.
+
+    :raises VdiInUse: it is plugged somewhere
+    """
+    with contextlib.suppress(errors.HandleInvalid):
+        session.call("VDI.destroy", ref)
+
+
+def set_name_label(session: Client, ref: str, name: str) -> None:
+    """Rename a disk."""
+    session.call("VDI.set_name_label", ref, name)
+
+
+def set_name_description(session: Client, ref: str, text: str) -> None:
+    """Describe a disk."""
+    session.call("VDI.set_name_description", ref, text)
+
+
+def set_other_config(
+    session: Client, ref: str, other_config: Mapping[str, str]
+) -> None:
+    """Replace a disk's other_config as a whole."""
+    session.call("VDI.set_other_config", ref, other_config)

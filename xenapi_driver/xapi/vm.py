@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""XAPI's VM: Nova's servers, and also templates, snapshots and dom0 itself."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from xenapi_driver.xapi import errors
+from xenapi_driver.xapi.client import Client, Fields, matching, only, or_none
+
+# The key in other_config that makes a VM a server of Nova's (since Icehouse).
+NOVA_UUID = "nova_uuid"
+
+
+@dataclasses.dataclass(frozen=True)
+class VmRecord:
+    """What we read of one ``VM.get_record``: a snapshot, not a live object.
+
+    :ivar power_state: Halted, Running, Paused or Suspended
+    :ivar domid: -1 when there is no domain
+    :ivar resident_on: host reference, None when it does not run
+    :ivar affinity: host reference or None; stays when the VM is halted
+    :ivar memory_static_max: bytes
+    """
+
+    ref: str
+    uuid: str
+    name_label: str
+    power_state: str
+    domid: int
+    resident_on: str | None
+    affinity: str | None
+    vbds: tuple[str, ...]
+    vifs: tuple[str, ...]
+    other_config: Mapping[str, str]
+    memory_static_max: int
+    vcpus_max: int
+    is_a_template: bool
+    is_a_snapshot: bool
+    is_control_domain: bool
+    guest_metrics: str | None
+    xenstore_data: Mapping[str, str]
+
+    @classmethod
+    def from_xapi(cls, ref: str, rec: Mapping[str, Any]) -> VmRecord:
+        # XML-RPC carries XAPI's int as a decimal string: convert here, once.
+        return cls(
+            ref=ref,
+            uuid=rec["uuid"],
+            name_label=rec["name_label"],
+            power_state=rec["power_state"],
+            domid=int(rec["domid"]),
+            resident_on=or_none(rec["resident_on"]),
+            affinity=or_none(rec["affinity"]),
+            vbds=tuple(rec["VBDs"]),
+            vifs=tuple(rec["VIFs"]),
+            other_config=rec["other_config"],
+            memory_static_max=int(rec["memory_static_max"]),
+            vcpus_max=int(rec["VCPUs_max"]),
+            is_a_template=rec["is_a_template"],
+            is_a_snapshot=rec["is_a_snapshot"],
+            is_control_domain=rec["is_control_domain"],
+            guest_metrics=or_none(rec["guest_metrics"]),
+            xenstore_data=rec["xenstore_data"],
+        )
+
+    @property
+    def nova_uuid(self) -> str | None:
+        """The UUID of Nova's instance, None for a VM that is not Nova's."""
+        return self.other_config.get(NOVA_UUID)
+
+
+def get(session: Client, ref: str) -> VmRecord:
+    """Return the VM.
+
+    :raises HandleInvalid: it is gone
+    """
+    return VmRecord.from_xapi(ref, session.call("VM.get_record", ref))
+
+
+def by_uuid(session: Client, uuid: str) -> VmRecord:
+    """Return the VM with this UUID.
+
+    :raises UuidInvalid: there is none
+    """
+    return get(session, session.call("VM.get_by_uuid", uuid))
+
+
+def find_by_name(session: Client, name: str) -> VmRecord | None:
+    """Return the VM with this name; templates and snapshots do not count.
+
+    :raises NotUnique: several VMs have it
+    """
+    fields: Fields = {
+        "name__label": name,
+        "is_a_template": False,
+        "is_a_snapshot": False,
+    }
+    found = matching(session, "VM", fields)
+    records = [VmRecord.from_xapi(ref, rec) for ref, rec in found.items()]
+    record: VmRecord | None = only("VM", name, records)
+    return record
+
+
+def guests(session: Client) -> list[VmRecord]:
+    """Return every VM of the pool but templates, snapshots and dom0s."""
+    fields: Fields = {
+        "is_a_template": False,
+        "is_a_snapshot": False,
+        "is_control_domain": False,
+    }
+    found = matching(session, "VM", fields)
+    return [VmRecord.from_xapi(ref, rec) for ref, rec in found.items()]
+
+
+def ours(session: Client) -> list[VmRecord]:
+    """Return Nova's servers, of all hosts of the pool.
+
+    Which host a server belongs to is in ``resident_on``, or in ``affinity``
+    when it does not run.
+    """
+    return [record for record in guests(session) if record.nova_uuid is not None]
+
+
+def create(session: Client, record: Mapping[str, Any]) -> str:
+    """Create a halted VM from its complete record; return its reference."""
+    return str(session.call("VM.create", record))
+
+
+def destroy(session: Client, ref: str) -> None:
+    """Destroy a halted VM, its VBDs and VIFs, not its disks; gone counts as done.
+
+    :raises VmBadPowerState: it is not halted
+    """
+    with contextlib.suppress(errors.HandleInvalid):
+        session.call("VM.destroy", ref)
+
+
+def start_on(session: Client, ref: str, host_ref: str, paused: bool = False) -> None:
+    """Start a halted VM on that host. Blocks until its domain runs.
+
+    :raises VmBadPowerState: it is not halted
+    :raises HostNotEnoughFreeMemory: it does not fit
+    """
+    session.task("Async.VM.start_on", ref, host_ref, paused, False)
+
+
+def pause(session: Client, ref: str) -> None:
+    """Stop the virtual CPUs of a running VM."""
+    session.call("VM.pause", ref)
+
+
+def unpause(session: Client, ref: str) -> None:
+    """Let the virtual CPUs of a paused VM go on."""
+    session.call("VM.unpause", ref)
+
+
+def clean_shutdown(session: Client, ref: str, timeout: float | None = None) -> None:
+    """Ask the guest to shut down and wait until it has.
+
+    :param timeout: seconds; None leaves it to the host (20 minutes)
+    :raises VmLacksFeature: the guest has nothing that would listen
+    :raises VmShutdownTimeout: it did not, by the host's clock
+    :raises TaskTimeout: it did not, by ours
+    """
+    session.task("Async.VM.clean_shutdown", ref, timeout=timeout)
+
+
+def hard_shutdown(session: Client, ref: str) -> None:
+    """Take the power from a running, paused or suspended VM.
+
+    :raises VmBadPowerState: it is halted
+    """
+    session.task("Async.VM.hard_shutdown", ref)
+
+
+def clean_reboot(session: Client, ref: str, timeout: float | None = None) -> None:
+    """Ask the guest to reboot and wait until its new domain runs.
+
+    :param timeout: seconds; None leaves it to the host (20 minutes)
+    :raises VmLacksFeature: the guest has nothing that would listen
+    :raises TaskTimeout: not in time
+    """
+    session.task("Async.VM.clean_reboot", ref, timeout=timeout)
+
+
+def hard_reboot(session: Client, ref: str) -> None:
+    """Reset a running or paused VM."""
+    session.task("Async.VM.hard_reboot", ref)
