@@ -14,9 +14,10 @@ from rich.markup import escape
 from demo import report, seeding
 from demo.cloud import Cloud
 from demo.failure import DemoFailure
-from demo.job import STEPS, Job
+from demo.job import STEPS
 from demo.layout import Layout
 from demo.runner import run_steps
+from demo.step import Job
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:

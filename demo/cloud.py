@@ -67,7 +67,7 @@ class Cloud:
         with seeding.connect(self.layout) as cloud:
             self.processes.wait(
                 "nova-compute",
-                lambda: seeding.compute_is_up(cloud),
+                lambda: seeding.compute_is_up(self.layout, cloud),
                 "to be up with a hypervisor and a network agent",
                 180,
             )

@@ -46,7 +46,7 @@ class Databases:
         self.folder.mkdir(parents=True)
         if ready:
             with tarfile.open(self.template) as archive:
-                archive.extractall(self.folder)  # noqa: S202 written by keep()
+                archive.extractall(self.folder)
         else:
             self._install()
         self._serve()
@@ -121,9 +121,7 @@ class Databases:
         return {
             "nova": [
                 manage(*nova, "api_db", "sync"),
-                manage(
-                    *nova, "cell_v2", "map_cell0", "--database_connection", cell0
-                ),
+                manage(*nova, "cell_v2", "map_cell0", "--database_connection", cell0),
                 manage(*nova, "db", "sync"),
                 manage(*nova, "cell_v2", "create_cell", "--name", "cell1"),
             ],

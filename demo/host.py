@@ -83,7 +83,7 @@ class Host:
         url = f"{self.url}/sim/{what}"
         log = self.layout.log_of(PROCESS)
         try:
-            with urllib.request.urlopen(  # noqa: S310
+            with urllib.request.urlopen(
                 url, timeout=30, context=self._context()
             ) as answer:
                 return json.load(answer)

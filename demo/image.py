@@ -75,7 +75,7 @@ def run(argv: list[str]) -> str:
 
     :raises DemoFailure: it failed; with what it said
     """
-    done = subprocess.run(  # noqa: S603
+    done = subprocess.run(
         argv, capture_output=True, text=True, timeout=120, check=False
     )
     if done.returncode:

@@ -13,7 +13,7 @@ LOOPBACK = "127.0.0.1"
 HOST = "demo-host"
 REGION = "RegionOne"
 # Everything listens on loopback only and is thrown away with the state folder.
-PASSWORD = "secret"  # noqa: S105
+PASSWORD = "secret"
 
 # The usual ports; the offset is added to each.
 PORTS = {

@@ -28,7 +28,7 @@ def program(name: str, package: str) -> str:
 
 def packaged_file(package: str, tail: str) -> Path:
     """A file of a Debian package, found by the end of its name."""
-    listing = subprocess.run(  # noqa: S603
+    listing = subprocess.run(
         [program("dpkg-query", "dpkg"), "-L", package],
         capture_output=True,
         text=True,
@@ -88,7 +88,9 @@ def start(layout: Layout, processes: Processes) -> None:
     port = layout.port("epmd")
     epmd = program("epmd", "erlang-base")
     # First and in the foreground: RabbitMQ would leave one that nobody recorded.
-    processes.start("epmd", [epmd, "-address", LOOPBACK, "-port", port], env, None, port)
+    processes.start(
+        "epmd", [epmd, "-address", LOOPBACK, "-port", port], env, None, port
+    )
     processes.wait_port("epmd", 20)
     # Not the one in PATH: that wrapper changes to the user and folders of the system.
     server = packaged_file("rabbitmq-server", "rabbitmq/bin/rabbitmq-server")

@@ -85,9 +85,7 @@ class Agent:
 
     def plugged(self) -> set[str]:
         """The port ids of the VIFs that dom0 has plugged now."""
-        with urllib.request.urlopen(  # noqa: S310
-            self.url, timeout=10, context=self.tls
-        ) as answer:
+        with urllib.request.urlopen(self.url, timeout=10, context=self.tls) as answer:
             return set(json.load(answer))
 
     def settle(self) -> None:

@@ -95,7 +95,7 @@ class Processes:
                 "something listens there",
             )
         with open(self.layout.log_of(name), "ab", 0) as log:
-            process = subprocess.Popen(  # noqa: S603
+            process = subprocess.Popen(
                 [str(a) for a in argv],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -103,7 +103,7 @@ class Processes:
                 env=self.environment(env),
                 cwd=cwd or self.layout.state,
                 start_new_session=True,
-                preexec_fn=lambda: os.nice(NICENESS),  # noqa: PLW1509
+                preexec_fn=lambda: os.nice(NICENESS),
             )
         self._record(name).write_text(
             json.dumps({"pid": process.pid, "start": started_at(process.pid)})
@@ -133,14 +133,16 @@ class Processes:
         for name in last:
             self.stop(name, 30)
 
-    def command(self, argv: Argv, log: str, env: Mapping[str, str] | None = None) -> None:
+    def command(
+        self, argv: Argv, log: str, env: Mapping[str, str] | None = None
+    ) -> None:
         """Run a command to its end, its output in the log of that name.
 
         :raises DemoFailure: it ended with another status than 0
         """
         path = self.layout.log_of(log)
         with open(path, "ab", 0) as out:
-            done = subprocess.run(  # noqa: S603
+            done = subprocess.run(
                 [str(a) for a in argv],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
@@ -187,7 +189,7 @@ def reap(pid: int) -> None:
 def responds(url: str) -> bool:
     """Whether a web service answers with anything but a server's error."""
     try:
-        with urllib.request.urlopen(url, timeout=20) as answer:  # noqa: S310
+        with urllib.request.urlopen(url, timeout=20) as answer:
             answer.read()
     except urllib.error.HTTPError as exc:
         return exc.code < 500

@@ -11,8 +11,8 @@ from keystoneauth1.exceptions import ClientException
 from rich.console import Console
 
 from demo.failure import DemoFailure, expect
-from demo.job import Job, Step
 from demo.report import Line
+from demo.step import Job, Step
 
 
 def run_step(job: Job, step: Step) -> Line:
@@ -33,9 +33,9 @@ def run_step(job: Job, step: Step) -> Line:
         failure.step = step.name
         raise
     except (openstack.exceptions.SDKException, ClientException) as exc:
-        failure = DemoFailure("the API to accept the request", exc, job.log("nova-api"))
-        failure.step = step.name
-        raise failure from exc
+        refusal = DemoFailure("the API to accept the request", exc, job.log("nova-api"))
+        refusal.step = step.name
+        raise refusal from exc
     return Line(step.name, seconds, requests, step.bar, seen)
 
 

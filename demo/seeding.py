@@ -6,8 +6,10 @@ from __future__ import annotations
 import os
 
 import openstack
+import openstack.exceptions
 from cryptography.fernet import Fernet
 
+from demo.failure import DemoFailure
 from demo.layout import HOST, PASSWORD, REGION, Layout
 from demo.processes import Processes
 
@@ -106,12 +108,18 @@ def seed_identity(layout: Layout) -> None:
                 )
 
 
-def compute_is_up(cloud: openstack.connection.Connection) -> bool:
-    """Whether the scheduler could place a server with a port on the host."""
-    services = cloud.compute.services(binary="nova-compute")
-    if not any(s.state == "up" and s.host == HOST for s in services):
-        return False
-    if not any(cloud.compute.hypervisors()):
-        return False
-    agents = cloud.network.agents(host=HOST)
-    return any(agent.is_alive for agent in agents)
+def compute_is_up(layout: Layout, cloud: openstack.connection.Connection) -> bool:
+    """Whether the scheduler could place a server with a port on the host.
+
+    :raises DemoFailure: an API answers with an error
+    """
+    try:
+        services = cloud.compute.services(binary="nova-compute")
+        if not any(s.state == "up" and s.host == HOST for s in services):
+            return False
+        if not any(cloud.compute.hypervisors()):
+            return False
+        return any(agent.is_alive for agent in cloud.network.agents(host=HOST))
+    except openstack.exceptions.HttpException as exc:
+        log = layout.log_of("nova-api")
+        raise DemoFailure("the compute and network APIs to answer", exc, log) from exc
