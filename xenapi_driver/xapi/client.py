@@ -34,9 +34,7 @@ class Client(Protocol):
     ) -> Any:
         """Run a long call; see :meth:`Session.task`."""
 
-    def failure(
-        self, description: Sequence[object], method: str
-    ) -> errors.XapiFailure:
+    def failure(self, description: Sequence[object], method: str) -> errors.XapiFailure:
         """Make the exception for an ErrorDescription."""
 
 

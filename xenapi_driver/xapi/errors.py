@@ -10,13 +10,14 @@
     +-- BadAnswer              what came back is not XML-RPC
     +-- NotLoggedIn            the session was closed, or never opened
     +-- NotUnique              one object was expected, several were found
-    +-- TaskTimeout            a task was not finished in the time given
     +-- TaskLost               a task vanished: its outcome is unknown
     +-- PluginMissing          our dom0 plugins are not installed
     +-- PluginTooOld           they are, in a version that we cannot use
     +-- PluginError            one of our plugins refused its request
     +-- XapiFailure            the host refused a call: code, params, call
         +-- HandleInvalid, VmBadPowerState, ... one class a code, see below
+        +-- TaskCancelled
+            +-- TaskTimeout    cancelled by us: not finished in the time given
 
 Secrets are in none of them: the session masks its own reference and password
 before it raises.
@@ -124,18 +125,6 @@ class NotUnique(XapiError):
 
     def __str__(self) -> str:
         return f"{self.count} {self.xapi_class} objects are named {self.name!r}."
-
-
-class TaskTimeout(XapiError):
-    """A task was not finished in time; it was asked to stop."""
-
-    def __init__(self, call: str, seconds: float) -> None:
-        super().__init__(call, seconds)
-        self.call = call
-        self.seconds = seconds
-
-    def __str__(self) -> str:
-        return f"{self.call} was not finished after {self.seconds:g} seconds."
 
 
 class TaskLost(XapiError):
@@ -304,6 +293,13 @@ class TaskCancelled(XapiFailure):
     """The task was cancelled. params: its reference."""
 
     codes = ("TASK_CANCELLED",)
+
+
+class TaskTimeout(TaskCancelled):
+    """We cancelled the task, as it was not finished in time."""
+
+    def __str__(self) -> str:
+        return f"{self.call} was not finished in time and was cancelled."
 
 
 class VmBadPowerState(XapiFailure):

@@ -64,8 +64,16 @@ def memory(session: Client, ref: str) -> tuple[int, int]:
     """Return the host's memory and what new VMs can have of it, in bytes."""
     metrics = session.call("host.get_metrics", ref)
     total = int(session.call("host_metrics.get_memory_total", metrics))
-    # host_metrics.memory_free is no longer kept by today's hosts.
-    return total, int(session.call("host.compute_free_memory", ref))
+    return total, free_memory(session, ref)
+
+
+def free_memory(session: Client, ref: str) -> int:
+    """Return what new VMs can have of the host's memory, in bytes.
+
+    Running VMs count with their overhead. host_metrics.memory_free is no
+    longer kept by today's hosts.
+    """
+    return int(session.call("host.compute_free_memory", ref))
 
 
 def call_plugin(
@@ -86,7 +94,5 @@ def call_plugin_task(
 ) -> str:
     """Run a dom0 plugin that may take hours, such as a transfer."""
     return str(
-        session.task(
-            "Async.host.call_plugin", ref, plugin, fn, args, progress=progress
-        )
+        session.task("Async.host.call_plugin", ref, plugin, fn, args, progress=progress)
     )

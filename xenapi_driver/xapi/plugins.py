@@ -27,6 +27,7 @@ CODES = frozenset({
     "COMMAND_FAILED",
     "IMAGE_CORRUPT",
     "IMAGE_NOT_FOUND",
+    "IMAGE_TOO_LARGE",
     "IMAGE_TRANSFER_FAILED",
     "NO_SPACE",
     "UNKNOWN_XENAPI_PLUGIN_FUNCTION",
@@ -42,13 +43,14 @@ def call(
     fn: str,
     request: Mapping[str, Any],
     *,
-    long: bool = False,
+    long: bool = True,
     progress: Callable[[float], None] | None = None,
 ) -> Any:
     """Run ``fn`` of a plugin on our host and return its JSON value.
 
-    :param long: it may outlast a read time-out, so it runs as a task
-    :param progress: implies ``long``
+    :param long: it may outlast a read time-out, so it runs as a task; without,
+        it is one plain request
+    :param progress: called with 0.0 to 1.0; only for a task
     :raises PluginError: the plugin refused or failed, by a code of its own
     :raises PluginMissing: the host does not have it
     :raises PluginFailure: it crashed
@@ -56,7 +58,7 @@ def call(
     name = f"{plugin}.{fn}"
     args = {"request": json.dumps(dict(request))}
     try:
-        if long or progress is not None:
+        if long:
             text = host.call_plugin_task(
                 session, session.host_ref, plugin, fn, args, progress=progress
             )
@@ -82,17 +84,19 @@ def check_version(session: Client) -> str:
     :raises PluginMissing: there are none
     :raises PluginTooOld: same major version and at least our minor is needed
     """
+    required = version_text(REQUIRED)
     try:
-        answer = call(session, VERSION_PLUGIN, "get_version", {})
+        answer = call(session, VERSION_PLUGIN, "get_version", {}, long=False)
         found = str(answer["version"])
         major, minor = (int(part) for part in found.split(".")[:2])
     except errors.PluginError as exc:
-        # The retired driver's plugin of that name answers in another way.
-        raise errors.PluginTooOld("unknown", version_text(REQUIRED)) from exc
+        # The retired driver's plugin of that name answers with a Python pickle,
+        # or refuses our request.
+        raise errors.PluginTooOld("2.x or earlier", required) from exc
     except (KeyError, TypeError, ValueError) as exc:
-        raise errors.PluginTooOld("unknown", version_text(REQUIRED)) from exc
+        raise errors.PluginTooOld("unknown", required) from exc
     if major != REQUIRED[0] or minor < REQUIRED[1]:
-        raise errors.PluginTooOld(found, version_text(REQUIRED))
+        raise errors.PluginTooOld(found, required)
     return found
 
 

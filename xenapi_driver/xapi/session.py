@@ -182,8 +182,9 @@ class Session:
             failed: errors.XapiError
             try:
                 if stale is not None:
+                    renewed = True
                     self._renew(stale)
-                    stale, renewed = None, True
+                    stale = None
                 ref = self._ref
                 if ref is None:
                     raise errors.NotLoggedIn()
@@ -269,9 +270,7 @@ class Session:
             return value.get("Value", "")
         raise self.failure(value.get("ErrorDescription", ()), method)
 
-    def failure(
-        self, description: Sequence[object], method: str
-    ) -> errors.XapiFailure:
+    def failure(self, description: Sequence[object], method: str) -> errors.XapiFailure:
         """Make the exception for an ErrorDescription, our secrets masked."""
         failure = errors.from_failure(
             description, method, (self._ref or "", self._password)

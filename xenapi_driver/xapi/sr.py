@@ -84,4 +84,3 @@ def scan(session: Client, ref: str) -> None:
     Blocks as long as the driver reads, which may outlast a read time-out.
     """
     session.call("SR.scan", ref)
-

@@ -73,7 +73,7 @@ def _ended(
         if deadline is not None:
             patience = min(patience, deadline - time.monotonic())
             if patience <= 0:
-                raise errors.TaskTimeout(call, timeout or 0.0)
+                raise errors.TaskTimeout("TASK_CANCELLED", (), call)
         change = watch.next(patience)
         if isinstance(change, events.Gone):
             raise errors.TaskLost(call)

@@ -26,7 +26,7 @@ from xenapi_driver.xapi import errors
 LOG = logging.getLogger(__name__)
 
 # Where xapi listens inside dom0, for a driver that runs there.
-DOM0_SOCKET = "/var/lib/xcp/xapi"
+LOCAL_SOCKET = "/var/lib/xcp/xapi"
 
 _USER_AGENT = "xenapi-driver"
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -260,7 +260,7 @@ class UnixTransport(HttpTransport):
     """HTTP over xapi's own socket, for a driver inside dom0."""
 
     def __init__(
-        self, path: str = DOM0_SOCKET, timeouts: Timeouts | None = None
+        self, path: str = LOCAL_SOCKET, timeouts: Timeouts | None = None
     ) -> None:
         super().__init__("http://localhost/", timeouts=timeouts)
         self._socket_path = path
@@ -317,7 +317,7 @@ def connect(
     """
     if url.startswith("unix://"):
         path = url.removeprefix("unix://")
-        return UnixTransport(DOM0_SOCKET if path == "local" else path, timeouts)
+        return UnixTransport(LOCAL_SOCKET if path == "local" else path, timeouts)
     return HttpTransport(url, verify, timeouts)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from xenapi_driver.xapi import errors
-from xenapi_driver.xapi.client import Client, matching, only
+from xenapi_driver.xapi.client import Client, matching
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,18 +75,13 @@ def by_uuid(session: Client, uuid: str) -> VdiRecord:
 
 def find_by_name(
     session: Client, name: str, sr_ref: str | None = None
-) -> VdiRecord | None:
-    """Return the managed disk with this name, on one SR or on any.
-
-    :raises NotUnique: several have it
-    """
+) -> list[VdiRecord]:
+    """Return the managed disks with this name, on one SR or on any."""
     fields: dict[str, str | bool] = {"name__label": name, "managed": True}
     if sr_ref is not None:
         fields["SR"] = sr_ref
     found = matching(session, "VDI", fields)
-    records = [VdiRecord.from_xapi(ref, rec) for ref, rec in found.items()]
-    record: VdiRecord | None = only("VDI", name, records)
-    return record
+    return [VdiRecord.from_xapi(ref, rec) for ref, rec in found.items()]
 
 
 def in_sr(session: Client, sr_ref: str) -> list[VdiRecord]:

@@ -89,6 +89,14 @@ def by_uuid(session: Client, uuid: str) -> VmRecord:
     return get(session, session.call("VM.get_by_uuid", uuid))
 
 
+def find_by_uuid(session: Client, uuid: str) -> VmRecord | None:
+    """Return the VM with this UUID, None when there is none."""
+    try:
+        return by_uuid(session, uuid)
+    except errors.UuidInvalid:
+        return None
+
+
 def find_by_name(session: Client, name: str) -> VmRecord | None:
     """Return the VM with this name; templates and snapshots do not count.
 
@@ -105,7 +113,7 @@ def find_by_name(session: Client, name: str) -> VmRecord | None:
     return record
 
 
-def guests(session: Client) -> list[VmRecord]:
+def all_guests(session: Client) -> list[VmRecord]:
     """Return every VM of the pool but templates, snapshots and dom0s."""
     fields: Fields = {
         "is_a_template": False,
@@ -122,7 +130,7 @@ def ours(session: Client) -> list[VmRecord]:
     Which host a server belongs to is in ``resident_on``, or in ``affinity``
     when it does not run.
     """
-    return [record for record in guests(session) if record.nova_uuid is not None]
+    return [record for record in all_guests(session) if record.nova_uuid is not None]
 
 
 def create(session: Client, record: Mapping[str, Any]) -> str:
