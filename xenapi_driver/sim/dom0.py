@@ -99,7 +99,8 @@ class Dom0:
     def __init__(
         self, root: Path, plugins_dir: Path | None = None, python: str | None = None
     ) -> None:
-        self.root = root.resolve() if root.exists() else root.absolute()
+        root.mkdir(parents=True, exist_ok=True)
+        self.root = root.resolve()
         self.python = python or find_dom0_python()
         self._lock = threading.Lock()
         self._running: set[subprocess.Popen[bytes]] = set()

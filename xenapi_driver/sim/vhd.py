@@ -247,7 +247,7 @@ def create(
         virtual_size, kind, uuidlib.uuid4(), hidden, virtual_size, _now()
     ).pack()
     meta, start = _metadata(header)
-    table = b"\xff" * (start - header.table_offset)
+    table = (b"\xff" * entries * 4).ljust(start - header.table_offset, b"\0")
     with open(path, "xb") as file:
         file.write(footer + meta[:HEADER_SIZE] + table + meta[HEADER_SIZE:] + footer)
 
@@ -516,7 +516,7 @@ class VhdFile:
         self.bat = bat
         footer = self.footer.pack()
         table = struct.pack(f">{entries}I", *bat)
-        table = table.ljust(start - header.table_offset, b"\xff")
+        table = table.ljust(start - header.table_offset, b"\0")
         self._put(0, footer + meta[:HEADER_SIZE] + table + meta[HEADER_SIZE:])
         self._put(self._end, footer)
         self._file.truncate()
