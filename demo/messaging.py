@@ -98,6 +98,7 @@ def start(layout: Layout, processes: Processes) -> None:
         "rabbitmq", [server], env, layout.state / "rabbit", layout.port("rabbitmq")
     )
     port = layout.port("memcached")
+    argv: list[str | Path | int]
     argv = [program("memcached", "memcached"), "-l", LOOPBACK, "-p", port]
     argv += ["-U", 0, "-m", 64, "-t", 1]
     if os.getuid() == 0:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import openstack
 import openstack.exceptions
@@ -83,7 +84,7 @@ def bootstrap(layout: Layout, processes: Processes) -> None:
 def seed_identity(layout: Layout) -> None:
     """Users, services and endpoints; before the services start and log in."""
     with connect(layout) as cloud:
-        identity = cloud.identity
+        identity: Any = cloud.identity
         project = identity.create_project(name="service", domain_id="default")
         roles = {role.name: role for role in identity.roles()}
         for name in ("admin", "service"):

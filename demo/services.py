@@ -6,7 +6,7 @@ from __future__ import annotations
 import sys
 
 from demo.layout import LOOPBACK, Layout
-from demo.processes import Processes
+from demo.processes import Argv, Processes
 
 # Web services, in the order in which others need them.
 WEB = ("placement", "glance", "neutron-api", "nova-api")
@@ -25,7 +25,7 @@ class Services:
     ) -> None:
         """Serve a WSGI module; ``shape`` is processes and threads."""
         port = self.layout.port(name)
-        argv = [
+        argv: Argv = [
             *(self.layout.program("uwsgi"), "--module", f"{module}:application"),
             *("--http-socket", f"{LOOPBACK}:{port}", "--master", "--need-app"),
             *("--processes", shape[0], "--threads", shape[1]),
@@ -35,9 +35,9 @@ class Services:
             *("--add-header", "Connection: close"),
             *("--worker-reload-mercy", 5, "--procname-prefix", f"{name}-"),
             *("--venv", self.layout.prefix, "--chdir", self.layout.state),
+            # The services read sys.argv: without this they would see uwsgi's options.
+            *("--pyargv", ""),
         ]
-        # The services read sys.argv: without this they would see uwsgi's options.
-        argv += ["--pyargv", ""]
         self.processes.start(name, argv, env, listens=port)
 
     def start_keystone(self) -> None:
@@ -70,16 +70,16 @@ class Services:
 
     def start_daemons(self) -> None:
         """Start what talks over the message queue, without nova-compute."""
-        neutron = ["--config-file", self.layout.config("neutron")]
+        neutron: Argv = ["--config-file", self.layout.config("neutron")]
         server = self.layout.program("neutron-rpc-server")
         self.processes.start("neutron-rpc-server", [server, *neutron])
-        agent = ["--config-file", self.layout.config("neutron", "agent.conf")]
+        agent: Argv = ["--config-file", self.layout.config("neutron", "agent.conf")]
         self.processes.start(
             "network-agent",
             [sys.executable, "-m", "demo.network_agent", *neutron, *agent],
             cwd=self.layout.checkout,
         )
-        nova = ["--config-file", self.layout.config("nova")]
+        nova: Argv = ["--config-file", self.layout.config("nova")]
         for name in DAEMONS:
             self.processes.start(name, [self.layout.program(name), *nova])
 

@@ -4,16 +4,19 @@
 Runs under the distribution's Python, which has libvhdi (python3-libvhdi).
 """
 
+from __future__ import annotations
+
 import sys
 from pathlib import Path
+from typing import Any
 
-import pyvhdi  # type: ignore[import-not-found]
+import pyvhdi
 
 PIECE = 1 << 20
 DIFFERENTIAL = 4  # VHD spec 1.0, "Disk Type"
 
 
-def open_chain(leaf):
+def open_chain(leaf: Path) -> list[Any]:
     """Every file of the chain, leaf first, each knowing its parent.
 
     :raises ValueError: a parent is not in the leaf's folder
@@ -29,7 +32,7 @@ def open_chain(leaf):
     return chain
 
 
-def find(folder, identifier):
+def find(folder: Path, identifier: str) -> Any:
     """The VHD in a folder whose footer bears an identifier, opened."""
     for path in sorted(folder.glob("*.vhd")):
         candidate = pyvhdi.file()
@@ -40,7 +43,7 @@ def find(folder, identifier):
     raise ValueError(f"no VHD {identifier} in {folder}")
 
 
-def main(leaf, raw):
+def main(leaf: Path, raw: Path) -> None:
     chain = open_chain(leaf)  # kept: libvhdi does not hold on to the parents
     disk = chain[0]
     left = disk.get_media_size()
