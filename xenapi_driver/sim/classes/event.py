@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Class event: what changed since a token."""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from xenapi_driver.sim.failure import Failure, handle_invalid
+from xenapi_driver.sim.messages import Call, message
+from xenapi_driver.sim.registry import Registry
+from xenapi_driver.sim.wire import WireInt
+
+# A round trip sees a bunch of changes: the host waits this long before it looks.
+_BATCH = 0.05
+
+Event = dict[str, Any]
+
+
+class _Subscription:
+    """Classes and objects that a caller wants to hear of; any case of class."""
+
+    def __init__(self, wanted: list[str]) -> None:
+        self._all = "*" in wanted
+        self._classes = {text.lower() for text in wanted if "/" not in text}
+        self._objects = set()
+        for text in wanted:
+            cls, slash, ref = text.partition("/")
+            if slash:
+                self._objects.add((cls.lower(), ref))
+
+    def wants_class(self, cls: str) -> bool:
+        """Return whether any object of the class may matter."""
+        low = cls.lower()
+        whole = self._all or low in self._classes
+        return whole or any(name == low for name, _ in self._objects)
+
+    def wants(self, cls: str, ref: str) -> bool:
+        """Return whether this object matters."""
+        low = cls.lower()
+        return self._all or low in self._classes or (low, ref) in self._objects
+
+
+def _parse_token(token: str) -> int:
+    if token == "":
+        return 0
+    first, comma, second = token.partition(",")
+    if not comma or not first.isdigit() or not second.isdigit() or int(first) >> 63:
+        raise Failure("EVENT_FROM_TOKEN_PARSE_FAILURE", token)
+    return int(first)
+
+
+def token_of(generation: int) -> str:
+    """Return the token that stands for a generation."""
+    return f"{generation:020d},{0:020d}"
+
+
+def _event(number: int, cls: str, operation: str, ref: str) -> Event:
+    return {
+        "id": str(number),
+        "timestamp": "0.0",
+        "class": cls.lower(),
+        "operation": operation,
+        "ref": ref,
+    }
+
+
+def _changes(db: Registry, wanted: _Subscription, since: int) -> Iterator[Event]:
+    """Yield the events after a generation, one an object, oldest change first."""
+    found: list[tuple[int, Event]] = []
+    for cls, model in db.schema.classes.items():
+        if not (model.events and model.stored and wanted.wants_class(cls)):
+            continue
+        for gone in db.deletions(cls):
+            if gone.created <= since < gone.deleted and wanted.wants(cls, gone.ref):
+                event = _event(gone.deleted, cls, "del", gone.ref)
+                found.append((gone.deleted, event))
+        for ref in db.refs(cls):
+            stamp = db.stamp(cls, ref)
+            if stamp.modified > since and wanted.wants(cls, ref):
+                operation = "add" if stamp.created > since else "mod"
+                event = _event(stamp.modified, cls, operation, ref)
+                event["snapshot"] = db.record(cls, ref)
+                found.append((stamp.modified, event))
+    found.sort(key=lambda pair: pair[0])
+    yield from (event for _, event in found)
+
+
+def _counts(db: Registry) -> dict[str, WireInt]:
+    return {
+        cls.lower(): WireInt(len(db.refs(cls)))
+        for cls, model in db.schema.classes.items()
+        if model.stored
+    }
+
+
+@message("event.from", blocking=True)
+def from_(call: Call, classes: list[str], token: str, timeout: float) -> dict[str, Any]:
+    """Return the changes since ``token``, waiting up to ``timeout`` seconds for one.
+
+    A negative time-out waits for ever; logging out ends the wait.
+    """
+    db = call.db
+    wanted = _Subscription(classes)
+    since = _parse_token(token)
+    if since > db.generation:
+        # The token comes from another life of the database: read all again.
+        since = 0
+    deadline = time.monotonic() + timeout
+    with db.changed:
+        while True:
+            if call.world.closing.is_set() or not db.exists("session", call.session):
+                raise Failure("SESSION_INVALID", call.session)
+            events = list(_changes(db, wanted, since))
+            left = deadline - time.monotonic()
+            if events or 0 <= timeout and left <= 0:
+                break
+            db.changed.wait(None if timeout < 0 else left)
+            # Let changes that belong together arrive together.
+            db.changed.wait_for(call.world.closing.is_set, _BATCH)
+        return {
+            "events": events,
+            "valid_ref_counts": _counts(db),
+            "token": token_of(db.generation),
+        }
+
+
+@message("event.inject")
+def inject(call: Call, cls: str, ref: str) -> str:
+    """Make a modification event; the token returned lies just before it."""
+    if cls not in call.db.schema.classes or not call.db.exists(cls, ref):
+        raise handle_invalid(cls, ref)
+    before = token_of(call.db.generation)
+    call.db.touch(cls, ref)
+    return before
+
+
+@message("event.register", "event.unregister")
+def register(call: Call, classes: list[str]) -> None:
+    """Do nothing: the old interface's queue is not kept."""
+
+
+@message("event.next")
+def next_(call: Call) -> None:
+    """Refuse: event.from replaced it."""
+    raise Failure("SESSION_NOT_REGISTERED", call.session)
+
+
+@message("event.get_current_id")
+def get_current_id(call: Call) -> int:
+    """Return the generation."""
+    return call.db.generation

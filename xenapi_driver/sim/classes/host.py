@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Classes host and host_metrics: the physical host."""
+
+import time
+
+from xenapi_driver.sim import memory
+from xenapi_driver.sim.dom0 import PluginError
+from xenapi_driver.sim.failure import Failure
+from xenapi_driver.sim.messages import Call, computed, message
+from xenapi_driver.sim.registry import Registry, Row
+from xenapi_driver.sim.wire import Timestamp
+from xenapi_driver.sim.world import now
+
+
+@computed("host", "allowed_operations")
+def allowed_operations(db: Registry, ref: str, row: Row) -> list[str]:
+    """Return what the host takes now."""
+    if row["enabled"]:
+        return ["vm_migrate", "provision", "vm_resume", "enable", "evacuate", "vm_start"]
+    return ["enable", "evacuate", "reboot", "shutdown"]
+
+
+@message("host.call_plugin", blocking=True, missing="HOST_OFFLINE")
+def call_plugin(
+    call: Call, host: str, plugin: str, function: str, args: dict[str, str]
+) -> str:
+    """Run a dom0 plugin and return its text."""
+    call.check_cancelled()
+    try:
+        return call.world.dom0.call_plugin(plugin, function, call.session, args)
+    except PluginError as error:
+        description = [str(item) for item in error.args[0]]
+        raise Failure(*description) from None
+
+
+@message("host.compute_free_memory")
+def compute_free_memory(call: Call, host: str) -> int:
+    """Return the bytes that new guests can have."""
+    return memory.free(call.db, host)
+
+
+@message("host.compute_memory_overhead")
+def compute_memory_overhead(call: Call, host: str) -> int:
+    """Return the bytes that Xen itself takes."""
+    return int(call.db.row("host", host)["memory_overhead"])
+
+
+@message("host.disable")
+def disable(call: Call, host: str, auto_enable: bool) -> None:
+    """Take no more guests."""
+    call.db.update("host", host, enabled=False)
+
+
+@message("host.enable")
+def enable(call: Call, host: str) -> None:
+    """Take guests again."""
+    call.db.update("host", host, enabled=True)
+
+
+@message("host.get_servertime", "host.get_server_localtime")
+def get_servertime(call: Call, host: str) -> Timestamp:
+    """Return the host's time."""
+    return now()
+
+
+@message("host.get_log")
+def get_log(call: Call, host: str) -> str:
+    """Return an empty log."""
+    return ""
+
+
+@message("host.dmesg")
+def dmesg(call: Call, host: str) -> str:
+    """Return the kernel messages."""
+    return ""
+
+
+@message("host.has_extension")
+def has_extension(call: Call, host: str, name: str) -> bool:
+    """Return whether an extension of that name is installed: there is none."""
+    return False
+
+
+@message("host.list_methods")
+def list_methods(call: Call) -> None:
+    """Refuse, as a real host does: system.listMethods is the way."""
+    raise Failure("NOT_IMPLEMENTED", "list_method")
+
+
+@message("host.get_vms_which_prevent_evacuation")
+def get_vms_which_prevent_evacuation(call: Call, host: str) -> dict[str, list[str]]:
+    """Return the guests that have nowhere to go: all, on a pool of one."""
+    guests = [
+        ref
+        for ref in call.db.row("host", host)["resident_VMs"]
+        if not call.db.row("VM", ref)["is_control_domain"]
+    ]
+    return {ref: ["NO_HOSTS_AVAILABLE"] for ref in guests}
+
+
+@message("host.evacuate", "host.assert_can_evacuate")
+def evacuate(call: Call, host: str, *options: object) -> None:
+    """Move guests away; possible where there are none."""
+    if get_vms_which_prevent_evacuation(call, host):
+        raise Failure("NO_HOSTS_AVAILABLE")
+
+
+@message("host.reboot", "host.shutdown")
+def reboot(call: Call, host: str) -> None:
+    """Restart the host: it must be disabled and empty."""
+    if call.db.row("host", host)["enabled"]:
+        raise Failure("HOST_NOT_DISABLED")
+    if get_vms_which_prevent_evacuation(call, host):
+        raise Failure("HOST_HAS_RESIDENT_VMS", host)
+    stamp = {"boot_time": f"{time.time():.0f}.", "agent_start_time": f"{time.time():.0f}."}
+    call.db.update(
+        "host",
+        host,
+        other_config={**call.db.row("host", host)["other_config"], **stamp},
+    )

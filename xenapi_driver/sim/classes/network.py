@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Class network: bridges that guests are put on."""
+
+from typing import Any
+
+from xenapi_driver.sim.failure import Failure
+from xenapi_driver.sim.messages import Call, message
+from xenapi_driver.sim.registry import Registry
+from xenapi_driver.sim.world import World
+
+# A client may not give a bridge such a name ("XAPI today", section 13).
+_RESERVED = ("xen", "xapi", "vif", "tap", "eth")
+_MAX_NAME = 15
+
+
+@message("network.create")
+def create(call: Call, record: dict[str, Any]) -> str:
+    """Make a network; one without a bridge gets the next xapi<n>."""
+    bridge = record["bridge"]
+    if bridge == "":
+        record["bridge"] = _free_bridge(call.db)
+    elif len(bridge) > _MAX_NAME or bridge.startswith(_RESERVED):
+        raise Failure("INVALID_VALUE", "bridge", bridge)
+    elif call.db.find("network", bridge=bridge):
+        raise Failure("BRIDGE_NAME_EXISTS", bridge)
+    return call.db.create("network", record)
+
+
+def _free_bridge(db: Registry) -> str:
+    number = 0
+    while db.find("network", bridge=f"xapi{number}"):
+        number += 1
+    return f"xapi{number}"
+
+
+@message("network.destroy")
+def destroy(call: Call, ref: str) -> None:
+    """Remove a network that nothing is on."""
+    row = call.db.row("network", ref)
+    if row["other_config"].get("is_host_internal_management_network") == "true":
+        raise Failure("CANNOT_DESTROY_SYSTEM_NETWORK", ref)
+    if row["PIFs"]:
+        raise Failure("NETWORK_CONTAINS_PIF", *row["PIFs"])
+    plugged = [
+        vif for vif in row["VIFs"] if call.db.row("VIF", vif)["currently_attached"]
+    ]
+    if plugged:
+        raise Failure("NETWORK_CONTAINS_VIF", *plugged)
+    for vif in row["VIFs"]:
+        call.db.destroy("VIF", vif)
+    call.db.destroy("network", ref)
+
+
+@message("network.set_default_locking_mode")
+def set_default_locking_mode(call: Call, ref: str, value: str) -> None:
+    """Change what VIFs without a mode of their own do; none may be plugged."""
+    for vif in call.db.row("network", ref)["VIFs"]:
+        if call.db.row("VIF", vif)["currently_attached"]:
+            raise Failure("VIF_IN_USE", ref, vif)
+    call.db.update("network", ref, default_locking_mode=value)
+
+
+@message("network.add_purpose")
+def add_purpose(call: Call, ref: str, value: str) -> None:
+    """Add a purpose."""
+    old = call.db.row("network", ref)["purpose"]
+    if {"nbd", "insecure_nbd"} <= {value, *old}:
+        other = "nbd" if value == "insecure_nbd" else "insecure_nbd"
+        raise Failure("NETWORK_INCOMPATIBLE_PURPOSES", value, other)
+    call.db.update("network", ref, purpose=sorted({*old, value}))
+
+
+@message("network.remove_purpose")
+def remove_purpose(call: Call, ref: str, value: str) -> None:
+    """Remove a purpose; one that is not there is no fault."""
+    old = call.db.row("network", ref)["purpose"]
+    call.db.update("network", ref, purpose=[item for item in old if item != value])
+
+
+@message("network.attach")
+def attach(call: Call, ref: str, host: str) -> None:
+    """Bring the bridge up on a host."""
+    call.db.row("host", host)
+    assert_available(call.world, ref, host)
+
+
+def assert_available(world: World, ref: str, host: str) -> None:
+    """Refuse an unmanaged network whose bridge the host does not have.
+
+    :raises Failure: BRIDGE_NOT_AVAILABLE
+    """
+    row = world.db.row("network", ref)
+    if not row["managed"] and row["bridge"] not in world.bridges.get(host, ()):
+        raise Failure("BRIDGE_NOT_AVAILABLE", row["bridge"])

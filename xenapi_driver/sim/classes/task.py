@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Class task: tasks that callers make, follow, cancel and remove."""
+
+from xenapi_driver.sim.messages import Call, computed, message
+from xenapi_driver.sim.registry import Registry, Row
+from xenapi_driver.sim.world import now
+
+# What can be stopped half way ("XAPI today", section 3).
+_CANCELLABLE = (
+    "Async.VM.clean_shutdown",
+    "Async.VM.shutdown",
+    "Async.VM.clean_reboot",
+    "Async.VDI.copy",
+    "Async.host.call_plugin",
+)
+
+
+@computed("task", "allowed_operations")
+def allowed_operations(db: Registry, ref: str, row: Row) -> list[str]:
+    """Return cancel while that helps."""
+    pending = row["status"] == "pending" and row["name_label"] in _CANCELLABLE
+    return ["cancel", "destroy"] if pending else []
+
+
+@message("task.create")
+def create(call: Call, label: str, description: str) -> str:
+    """Make a task for the caller's own use; it stays pending until set."""
+    return call.db.create(
+        "task",
+        {
+            "name_label": label,
+            "name_description": description,
+            "created": now(),
+            "status": "pending",
+            "type": "<none/>",
+            "resident_on": call.db.refs("host")[0],
+            "session": call.session,
+            "backtrace": "()",
+        },
+    )
+
+
+def _runs(call: Call, ref: str) -> bool:
+    row = call.db.row("task", ref)
+    return row["status"] == "pending" and row["name_label"].startswith("Async.")
+
+
+@message("task.destroy")
+def destroy(call: Call, ref: str) -> None:
+    """Remove a task; one that is under way goes when it is done."""
+    if _runs(call, ref):
+        operations = {**call.db.row("task", ref)["current_operations"], "": "destroy"}
+        call.db.update("task", ref, current_operations=operations)
+    else:
+        call.db.destroy("task", ref)
+
+
+@message("task.cancel")
+def cancel(call: Call, ref: str) -> None:
+    """Ask a task to stop; it does so where its work looks."""
+    row = call.db.row("task", ref)
+    if row["status"] != "pending":
+        return
+    call.world.cancelled.add(ref)
+    label = f"DummyRef:|{call.db.new_uuid()}|task.cancel"
+    operations = {**row["current_operations"], label: "cancel"}
+    call.db.update("task", ref, current_operations=operations)
+
+
+@message("task.set_status")
+def set_status(call: Call, ref: str, value: str) -> None:
+    """Set the state of a task of one's own; success completes the progress."""
+    call.db.update("task", ref, status=value)
+    if value == "success":
+        call.db.update("task", ref, progress=1.0)
+
+
+@message("task.set_progress")
+def set_progress(call: Call, ref: str, value: float) -> None:
+    """Set how much is done."""
+    call.db.update("task", ref, progress=value)
+
+
+@message("task.set_result")
+def set_result(call: Call, ref: str, value: str) -> None:
+    """Set the result text."""
+    call.db.update("task", ref, result=value)
+
+
+@message("task.set_error_info")
+def set_error_info(call: Call, ref: str, value: list[str]) -> None:
+    """Set the error description."""
+    call.db.update("task", ref, error_info=value)
+
+
+@message("task.set_other_config")
+def set_other_config(call: Call, ref: str, value: dict[str, str]) -> None:
+    """Replace other_config."""
+    call.db.update("task", ref, other_config=value)
+
+
+@message("task.add_to_other_config")
+def add_to_other_config(call: Call, ref: str, key: str, value: str) -> None:
+    """Add a key to other_config."""
+    call.db.add_to_map("task", ref, "other_config", {key: value})
+
+
+@message("task.remove_from_other_config")
+def remove_from_other_config(call: Call, ref: str, key: str) -> None:
+    """Remove a key from other_config."""
+    call.db.remove_from_map("task", ref, "other_config", key)

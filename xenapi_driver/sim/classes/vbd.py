@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Class VBD: a guest's disk or CD drive."""
+
+import re
+from typing import Any
+
+from xenapi_driver.sim import states
+from xenapi_driver.sim.failure import Failure
+from xenapi_driver.sim.messages import Call, computed, message
+from xenapi_driver.sim.registry import Registry, Row
+from xenapi_driver.sim.schema import NULL
+
+MAX_DEVICES = 255
+_NAME = re.compile(r"(?:xvd|hd|sd)([a-z]{1,2})\Z")
+
+
+@computed("VBD", "allowed_operations")
+def allowed_operations(db: Registry, ref: str, row: Row) -> list[str]:
+    """Return what a client may ask of the drive now."""
+    vm = db.row("VM", row["VM"])
+    state = vm["power_state"]
+    found = ["attach"]
+    if state in ("Running", "Paused"):
+        found += ["unpause", "pause"]
+    if state == "Running" and row["type"] == "Disk":
+        plugged = row["currently_attached"]
+        found += ["unplug", "unplug_force"] if plugged else ["plug"]
+    if row["type"] == "CD" and state != "Suspended":
+        found.append("insert" if row["empty"] else "eject")
+    return found
+
+
+def device_number(userdevice: str) -> int | None:
+    """Return the position that a decimal or a device name stands for."""
+    if re.fullmatch(r"-?\d+", userdevice):
+        return int(userdevice)
+    match = _NAME.match(userdevice)
+    if match is None:
+        return None
+    number = 0
+    for letter in match[1]:
+        number = number * 26 + ord(letter) - ord("a") + 1
+    return number - 1
+
+
+def device_name(userdevice: str) -> str:
+    """Return the guest's name of a position, such as xvda."""
+    number = device_number(userdevice)
+    letters = ""
+    rest = (number if number is not None and number >= 0 else 0) + 1
+    while rest:
+        rest, digit = divmod(rest - 1, 26)
+        letters = chr(ord("a") + digit) + letters
+    return "xvd" + letters
+
+
+@message("VM.get_allowed_VBD_devices")
+def get_allowed_devices(call: Call, vm: str) -> list[str]:
+    """Return the free positions."""
+    taken = {
+        device_number(call.db.row("VBD", ref)["userdevice"])
+        for ref in call.db.row("VM", vm)["VBDs"]
+    }
+    return [str(number) for number in range(MAX_DEVICES) if number not in taken]
+
+
+@message("VBD.create")
+def create(call: Call, record: dict[str, Any]) -> str:
+    """Make a drive; it is not plugged."""
+    db = call.db
+    db.row("VM", record["VM"])
+    if record["type"] == "CD" and record["mode"] == "RW":
+        raise Failure("VBD_CDS_MUST_BE_READONLY")
+    if record["empty"]:
+        if record["type"] != "CD":
+            raise Failure("VBD_NOT_REMOVABLE_MEDIA", "in constructor")
+        record["VDI"] = NULL
+    else:
+        vdi = db.row("VDI", record["VDI"])
+        if not vdi["managed"]:
+            raise Failure("VDI_NOT_MANAGED", record["VDI"])
+        if record["mode"] == "RW" and vdi["read_only"]:
+            raise Failure("VDI_READONLY", record["VDI"])
+    record["userdevice"] = _position(call, record["VM"], record["userdevice"])
+    record.update(currently_attached=False, device="")
+    return db.create("VBD", record)
+
+
+def _position(call: Call, vm: str, userdevice: str) -> str:
+    """Return a position that is free.
+
+    :raises Failure: DEVICE_ALREADY_EXISTS, INVALID_DEVICE
+    """
+    allowed = get_allowed_devices(call, vm)
+    if userdevice == "autodetect":
+        return allowed[0]
+    number = device_number(userdevice)
+    if number is None:
+        raise Failure("INVALID_DEVICE", userdevice)
+    if 0 <= number < MAX_DEVICES and str(number) not in allowed:
+        raise Failure("DEVICE_ALREADY_EXISTS", userdevice)
+    return userdevice
+
+
+@message("VBD.destroy")
+def destroy(call: Call, ref: str) -> None:
+    """Remove a drive that is not plugged."""
+    row = call.db.row("VBD", ref)
+    if row["currently_attached"]:
+        vm = call.db.row("VM", row["VM"])["uuid"]
+        text = f"VBD '{row['uuid']}' still attached to '{vm}'"
+        raise Failure("OPERATION_NOT_ALLOWED", text)
+    call.db.destroy("VBD", ref)
+
+
+def assert_not_in_use(db: Registry, ref: str, row: Row) -> None:
+    """Refuse a disk that another drive has plugged, unless they can share it.
+
+    :raises Failure: VDI_IN_USE
+    """
+    if row["empty"]:
+        return
+    vdi = db.row("VDI", row["VDI"])
+    if vdi["sharable"]:
+        return
+    for other in vdi["VBDs"]:
+        rival = db.row("VBD", other)
+        if other == ref or not rival["currently_attached"]:
+            continue
+        if "RW" in (row["mode"], rival["mode"]):
+            raise Failure("VDI_IN_USE", row["VDI"])
+
+
+def _running_vm(call: Call, row: Row) -> Row:
+    vm = call.db.row("VM", row["VM"])
+    if vm["power_state"] != "Running":
+        state = vm["power_state"].lower()
+        raise Failure("VM_BAD_POWER_STATE", row["VM"], "running", state)
+    return vm
+
+
+@message("VBD.plug")
+def plug(call: Call, ref: str) -> None:
+    """Plug into the running guest."""
+    db = call.db
+    row = db.row("VBD", ref)
+    vm = _running_vm(call, row)
+    if row["currently_attached"]:
+        raise Failure("DEVICE_ALREADY_ATTACHED", ref)
+    if not vm["is_control_domain"]:
+        if row["type"] == "CD":
+            raise _no_cd_hotplug()
+        if row["mode"] == "RO" and vm["domain_type"] == "hvm":
+            raise Failure("DISK_VBD_MUST_BE_READWRITE_FOR_HVM", ref)
+        if not states.has_drivers(db, vm):
+            raise Failure("VM_MISSING_PV_DRIVERS", row["VM"])
+    assert_not_in_use(db, ref, row)
+    _require_sr(call, row, vm["resident_on"])
+    device = device_name(row["userdevice"])
+    links = call.world.behaviour.block_device_dir
+    if links is not None and row["VM"] == call.world.compute_vm and not row["empty"]:
+        vdi = db.row("VDI", row["VDI"])
+        disk = call.world.stores[vdi["SR"]].path_of(vdi["uuid"])
+        call.world.dom0.attach_block(disk, device, links)
+    db.update("VBD", ref, currently_attached=True, device=device)
+
+
+def _no_cd_hotplug() -> Failure:
+    text = "HVM CDROMs cannot be hotplugged/unplugged, only inserted or ejected"
+    return Failure("OPERATION_NOT_ALLOWED", text)
+
+
+def _require_sr(call: Call, row: Row, host: str) -> None:
+    if row["empty"]:
+        return
+    sr = call.db.row("VDI", row["VDI"])["SR"]
+    plugged = call.db.find("PBD", SR=sr, host=host, currently_attached=True)
+    if not plugged:
+        raise Failure("SR_NOT_ATTACHED", sr)
+
+
+@message("VBD.unplug", "VBD.unplug_force", "VBD.unplug_force_no_safety_check")
+def unplug(call: Call, ref: str) -> None:
+    """Take off the running guest."""
+    row = call.db.row("VBD", ref)
+    vm = _running_vm(call, row)
+    if row["type"] == "CD" and not vm["is_control_domain"]:
+        raise _no_cd_hotplug()
+    if not row["currently_attached"]:
+        raise Failure("DEVICE_ALREADY_DETACHED", ref)
+    if call.method == "VBD.unplug":
+        if not row["unpluggable"]:
+            raise Failure("VBD_NOT_UNPLUGGABLE", ref)
+        if not states.has_drivers(call.db, vm) and not vm["is_control_domain"]:
+            raise Failure("VM_MISSING_PV_DRIVERS", row["VM"])
+    links = call.world.behaviour.block_device_dir
+    if links is not None and row["VM"] == call.world.compute_vm and not row["empty"]:
+        call.world.dom0.detach_block(row["device"])
+    call.db.update("VBD", ref, currently_attached=False)
+
+
+@message("VBD.insert")
+def insert(call: Call, ref: str, vdi: str) -> None:
+    """Put a medium into an empty drive."""
+    row = call.db.row("VBD", ref)
+    if row["type"] != "CD":
+        raise Failure("VBD_NOT_REMOVABLE_MEDIA", ref)
+    if not row["empty"]:
+        raise Failure("VBD_NOT_EMPTY", ref)
+    call.db.row("VDI", vdi)
+    call.db.update("VBD", ref, VDI=vdi, empty=False)
+
+
+@message("VBD.eject")
+def eject(call: Call, ref: str) -> None:
+    """Take the medium out."""
+    row = call.db.row("VBD", ref)
+    if row["type"] != "CD":
+        raise Failure("VBD_NOT_REMOVABLE_MEDIA", ref)
+    if row["empty"]:
+        raise Failure("VBD_IS_EMPTY", ref)
+    call.db.update("VBD", ref, VDI=NULL, empty=True)
+
+
+@message("VBD.assert_attachable")
+def assert_attachable(call: Call, ref: str) -> None:
+    """Refuse where a plug would meet another user of the disk."""
+    assert_not_in_use(call.db, ref, call.db.row("VBD", ref))
+
+
+@message("VBD.set_mode")
+def set_mode(call: Call, ref: str, value: str) -> None:
+    """Change between RO and RW while the guest is off."""
+    row = call.db.row("VBD", ref)
+    vm = call.db.row("VM", row["VM"])
+    if vm["power_state"] != "Halted":
+        state = vm["power_state"].lower()
+        raise Failure("VM_BAD_POWER_STATE", row["VM"], "halted", state)
+    call.db.update("VBD", ref, mode=value)
+
+
+@message("VBD.pause", "VBD.unpause")
+def pause(call: Call, ref: str, *token: str) -> str:
+    """Hold I/O of a plugged disk, or let it go on."""
+    _running_vm(call, call.db.row("VBD", ref))
+    return ""

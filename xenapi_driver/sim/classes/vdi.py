@@ -1,0 +1,275 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Class VDI: a disk on an SR."""
+
+from typing import Any
+
+from xenapi_driver.sim import disks, tasks
+from xenapi_driver.sim.failure import Failure
+from xenapi_driver.sim.messages import Call, computed, message
+from xenapi_driver.sim.registry import Registry, Row
+from xenapi_driver.sim.schema import NULL
+from xenapi_driver.sim.world import now
+
+# What a clone or copy takes over from its source.
+_INHERITED = (
+    "name_label",
+    "name_description",
+    "type",
+    "other_config",
+    "xenstore_data",
+    "on_boot",
+    "tags",
+)
+_MAX_SIZE = 2040 * 1024**3
+_BLOCK = 2 * 1024**2
+
+
+@computed("VDI", "allowed_operations")
+def allowed_operations(db: Registry, ref: str, row: Row) -> list[str]:
+    """Return what a client may ask of the disk now."""
+    if db.row("SR", row["SR"])["content_type"] != "user":
+        return ["copy", "forget", "destroy"]
+    if not row["managed"]:
+        return []
+    if plugged(db, row):
+        return ["clone", "snapshot"]
+    return [
+        "copy",
+        "generate_config",
+        "clone",
+        "forget",
+        "update",
+        "resize",
+        "snapshot",
+        "destroy",
+    ]
+
+
+def plugged(db: Registry, row: Row) -> list[str]:
+    """Return the VBDs through which the disk is in use."""
+    return [vbd for vbd in row["VBDs"] if db.row("VBD", vbd)["currently_attached"]]
+
+
+def _require_unused(call: Call, ref: str, operation: str) -> Row:
+    row = call.db.row("VDI", ref)
+    if plugged(call.db, row):
+        raise Failure("VDI_IN_USE", ref, operation)
+    return row
+
+
+def _check_size(size: int) -> int:
+    """Return the size rounded up to what a VHD can have."""
+    if not 0 <= size <= _MAX_SIZE:
+        text = "VDI Invalid size [opterr=VDI size must be between 1 MB and 2088960 MB]"
+        raise Failure("SR_BACKEND_FAILURE_79", "", text, "")
+    return max(_BLOCK, -(-size // _BLOCK) * _BLOCK)
+
+
+@message("VDI.create")
+def create(call: Call, record: dict[str, Any]) -> str:
+    """Make an empty disk; the size is rounded up."""
+    db, world = call.db, call.world
+    db.row("SR", record["SR"])
+    if record["type"] == "cbt_metadata":
+        raise Failure("VDI_INCOMPATIBLE_TYPE", "", "CBT metadata")
+    size = _check_size(record["virtual_size"])
+    store = disks.store_of(world, record["SR"])
+    uuid = db.new_uuid()
+    with disks.backend_errors():
+        store.create(uuid, size)
+    ref = db.create(
+        "VDI", {**record, "uuid": uuid, "location": uuid, "managed": True}
+    )
+    disks.scan(world, record["SR"])
+    return ref
+
+
+def _derive(call: Call, source: str, extra: dict[str, Any]) -> str:
+    """Put a new leaf on the disk's data and return its VDI."""
+    db, world = call.db, call.world
+    row = db.row("VDI", source)
+    store = disks.store_of(world, row["SR"])
+    leaf, parent = db.new_uuid(), db.new_uuid()
+    with disks.backend_errors("SR_BACKEND_FAILURE_81"):
+        store.clone(row["uuid"], leaf, parent)
+    ref = db.create(
+        "VDI",
+        {
+            **{name: row[name] for name in _INHERITED},
+            "uuid": leaf,
+            "location": leaf,
+            "SR": row["SR"],
+            "managed": True,
+            **extra,
+        },
+    )
+    disks.scan(world, row["SR"])
+    return ref
+
+
+def _require_leaf(call: Call, ref: str) -> None:
+    if not call.db.row("VDI", ref)["managed"]:
+        raise Failure("VDI_NOT_MANAGED", ref)
+
+
+@message("VDI.clone")
+def clone(call: Call, ref: str, driver_params: dict[str, str]) -> str:
+    """Make a copy-on-write twin; works on a plugged disk too."""
+    _require_leaf(call, ref)
+    return _derive(call, ref, {})
+
+
+@message("VDI.snapshot")
+def snapshot(call: Call, ref: str, driver_params: dict[str, str]) -> str:
+    """Keep the disk as it is now."""
+    row = call.db.row("VDI", ref)
+    _require_leaf(call, ref)
+    if row["sharable"]:
+        raise Failure("VDI_IS_SHARABLE", ref)
+    if row["on_boot"] == "reset":
+        raise Failure("VDI_ON_BOOT_MODE_INCOMPATIBLE_WITH_OPERATION")
+    extra = {"is_a_snapshot": True, "snapshot_of": ref, "snapshot_time": now()}
+    return _derive(call, ref, extra)
+
+
+@message("VDI.copy", blocking=True)
+def copy(call: Call, ref: str, sr: str, base: str, into: str) -> str:
+    """Write the whole content into a new disk on an SR, or into a given one."""
+    db, world = call.db, call.world
+    call.check_cancelled()
+    with db.changed:
+        row = _require_copyable(call, ref)
+        if into != NULL:
+            return _require_unused(call, into, "copy") and into
+        db.row("SR", sr)
+        source, target = disks.store_of(world, row["SR"]), disks.store_of(world, sr)
+        uuid = db.new_uuid()
+        fields = {name: row[name] for name in _INHERITED}
+    with disks.backend_errors():
+        source.copy(row["uuid"], uuid, target)
+    tasks.set_progress(call, 0.9)
+    with db.changed:
+        if call.task in world.cancelled:
+            target.destroy(uuid)
+            call.check_cancelled()
+        new = db.create(
+            "VDI",
+            {**fields, "uuid": uuid, "location": uuid, "SR": sr, "managed": True},
+        )
+        disks.scan(world, sr)
+        return new
+
+
+def _require_copyable(call: Call, ref: str) -> Row:
+    """A disk that somebody writes cannot be read whole."""
+    row = call.db.row("VDI", ref)
+    for vbd in plugged(call.db, row):
+        if call.db.row("VBD", vbd)["mode"] == "RW":
+            raise Failure("VDI_IN_USE", ref, "copy")
+    return row
+
+
+@message("VDI.resize")
+def resize(call: Call, ref: str, size: int) -> None:
+    """Make the disk larger; it must not be plugged."""
+    row = _require_unused(call, ref, "resize")
+    wanted = _check_size(size)
+    if wanted < row["virtual_size"]:
+        text = "VDI Invalid size [opterr=Shrinking VDIs not supported]"
+        raise Failure("SR_BACKEND_FAILURE_79", "", text, "")
+    store = disks.store_of(call.world, row["SR"])
+    if wanted > row["virtual_size"]:
+        with disks.backend_errors("SR_BACKEND_FAILURE_110"):
+            store.resize(row["uuid"], wanted)
+        disks.scan(call.world, row["SR"])
+
+
+@message("VDI.resize_online")
+def resize_online(call: Call, ref: str, size: int) -> None:
+    """Refuse: no driver here can do it."""
+    raise Failure("SR_OPERATION_NOT_SUPPORTED", call.db.row("VDI", ref)["SR"])
+
+
+@message("VDI.destroy")
+def destroy(call: Call, ref: str) -> None:
+    """Remove the disk, its VBDs, and base copies that nothing needs any more."""
+    row = _require_unused(call, ref, "destroy")
+    sr = row["SR"]
+    if sr not in call.world.stores:
+        disks.require_attached(call.world, sr)
+        disks.drop(call.world, ref)
+        return
+    with disks.backend_errors("SR_BACKEND_FAILURE_80"):
+        disks.store_of(call.world, sr).destroy(row["uuid"])
+    disks.drop(call.world, ref)
+    disks.scan(call.world, sr)
+
+
+@message("VDI.forget")
+def forget(call: Call, ref: str) -> None:
+    """Remove the disk from the database; a scan finds it again."""
+    _require_unused(call, ref, "forget")
+    disks.drop(call.world, ref)
+
+
+@message("VDI.update")
+def update(call: Call, ref: str) -> None:
+    """Read the disk's facts again."""
+    disks.scan(call.world, call.db.row("VDI", ref)["SR"])
+
+
+@message("VDI.set_name_label")
+def set_name_label(call: Call, ref: str, value: str) -> None:
+    """Rename the disk."""
+    call.db.update("VDI", ref, name_label=value)
+
+
+@message("VDI.set_name_description")
+def set_name_description(call: Call, ref: str, value: str) -> None:
+    """Describe the disk."""
+    call.db.update("VDI", ref, name_description=value)
+
+
+@message("VDI.set_on_boot")
+def set_on_boot(call: Call, ref: str, value: str) -> None:
+    """Choose whether each start begins with the same content."""
+    for vbd in call.db.row("VDI", ref)["VBDs"]:
+        vm = call.db.row("VBD", vbd)["VM"]
+        state = call.db.row("VM", vm)["power_state"]
+        if state != "Halted":
+            raise Failure("VM_BAD_POWER_STATE", vm, "halted", state.lower())
+    call.db.update("VDI", ref, on_boot=value)
+
+
+@message("VDI.set_allow_caching")
+def set_allow_caching(call: Call, ref: str, value: bool) -> None:
+    """Choose whether hosts may cache the content."""
+    call.db.update("VDI", ref, allow_caching=value)
+
+
+@message(
+    "VDI.set_sharable",
+    "VDI.set_read_only",
+    "VDI.set_managed",
+    "VDI.set_missing",
+    "VDI.set_virtual_size",
+    "VDI.set_physical_utilisation",
+)
+def driver_only(call: Call, ref: str, value: object) -> None:
+    """Refuse: storage drivers set these."""
+    raise Failure("PERMISSION_DENIED", "")
+
+
+@message("VDI.get_nbd_info")
+def get_nbd_info(call: Call, ref: str) -> list[dict[str, Any]]:
+    """Return nothing: no network has a purpose."""
+    return []
+
+
+@message("VDI.pool_migrate")
+def pool_migrate(call: Call, ref: str, sr: str, options: dict[str, str]) -> None:
+    """Refuse a disk that no running guest uses."""
+    call.db.row("SR", sr)
+    if not plugged(call.db, call.db.row("VDI", ref)):
+        raise Failure("VDI_NEEDS_VM_FOR_MIGRATE", ref)
+    raise Failure("NOT_IMPLEMENTED", "VDI.pool_migrate")

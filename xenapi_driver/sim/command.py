@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run a simulated host from the command line."""
+
+import argparse
+import signal
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+from xenapi_driver.sim.simulator import Simulator
+from xenapi_driver.sim.start_of_day import GIB
+from xenapi_driver.sim.world import Behaviour
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m xenapi_driver.sim",
+        description="An XAPI host without Xen: real answers, real disk files.",
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
+    parser.add_argument("--tls", action="store_true", help="HTTPS, self-signed")
+    parser.add_argument("--user", default="root")
+    parser.add_argument("--password", default="secret")
+    parser.add_argument("--hosts", type=int, default=1, help="hosts in the pool")
+    parser.add_argument("--state", type=Path, help="default: removed at the end")
+    parser.add_argument("--plugins", type=Path, help="dom0 plugins to install")
+    parser.add_argument("--dom0-python", help="interpreter of the plugins")
+    parser.add_argument("--admin", action="store_true", help="open /sim/...")
+    parser.add_argument("--sr-size-gib", type=int, default=100)
+    parser.add_argument("--block-device-dir", type=Path, help="for plugged disks")
+    parser.add_argument(
+        "--no-agents",
+        action="store_true",
+        help="guests have an agent only with xenstore_data vm-data/sim-agent=1",
+    )
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Serve until SIGTERM or SIGINT."""
+    arguments = _parser().parse_args(argv)
+    done = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: done.set())
+    with tempfile.TemporaryDirectory(prefix="xapi-sim-") as scratch:
+        simulator = Simulator(
+            arguments.state or Path(scratch),
+            plugins_dir=arguments.plugins,
+            dom0_python=arguments.dom0_python,
+            username=arguments.user,
+            password=arguments.password,
+            hosts=arguments.hosts,
+            sr_size_bytes=arguments.sr_size_gib * GIB,
+            behaviour=Behaviour(
+                agents=not arguments.no_agents,
+                block_device_dir=arguments.block_device_dir,
+            ),
+        )
+        try:
+            server = simulator.serve(
+                arguments.host, arguments.port, arguments.tls, arguments.admin
+            )
+            print(f"listening on {server.url}", flush=True)
+            if server.fingerprint:
+                print(f"certificate SHA-256 {server.fingerprint}", flush=True)
+            done.wait()
+        finally:
+            simulator.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The filter language of get_all_records_where and get_all_where.
+
+Grammar: ``true``, ``false``, ``not``, ``and``, ``or``, parentheses, and ``=`` between
+``field "name"`` and a quoted text, on either side. A flattened dot is spelt ``__``.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from xenapi_driver.sim.failure import Failure
+
+Record = dict[str, Any]
+Predicate = Callable[[Record], bool]
+_TOKEN = re.compile(
+    r"\s*(?:(?P<word>true|false|not|and|or|field)\b|(?P<sign>[()=])"
+    r"|\"(?P<double>(?:[^\"\\]|\\.)*)\"|'(?P<single>(?:[^'\\]|\\.)*)')",
+    re.IGNORECASE,
+)
+
+
+class _Parser:
+    """Recursive descent: or, and, not, atom."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._tokens = list(self._split(text))
+        self._at = 0
+
+    def _fail(self) -> Failure:
+        return Failure("INVALID_VALUE", "expr", self._text)
+
+    def _split(self, text: str) -> Any:
+        at = 0
+        text = text.rstrip()
+        while at < len(text):
+            match = _TOKEN.match(text, at)
+            if match is None:
+                raise self._fail()
+            at = match.end()
+            if match["word"] or match["sign"]:
+                yield ("sign", (match["word"] or match["sign"]).lower())
+            else:
+                body = match["double"] if match["double"] is not None else None
+                body = match["single"] if body is None else body
+                yield ("text", re.sub(r"\\(.)", r"\1", body))
+
+    def _peek(self) -> tuple[str, str]:
+        return self._tokens[self._at] if self._at < len(self._tokens) else ("end", "")
+
+    def _take(self, sign: str) -> bool:
+        if self._peek() == ("sign", sign):
+            self._at += 1
+            return True
+        return False
+
+    def parse(self) -> Predicate:
+        found = self._or()
+        if self._peek()[0] != "end":
+            raise self._fail()
+        return found
+
+    def _or(self) -> Predicate:
+        left = self._and()
+        while self._take("or"):
+            left = _either(left, self._and())
+        return left
+
+    def _and(self) -> Predicate:
+        left = self._not()
+        while self._take("and"):
+            left = _both(left, self._not())
+        return left
+
+    def _not(self) -> Predicate:
+        if self._take("not"):
+            inner = self._not()
+            return lambda record: not inner(record)
+        if self._take("("):
+            inside = self._or()
+            if not self._take(")"):
+                raise self._fail()
+            return inside
+        if self._take("true"):
+            return lambda record: True
+        if self._take("false"):
+            return lambda record: False
+        left = self._operand()
+        if not self._take("="):
+            raise self._fail()
+        right = self._operand()
+        return lambda record: left(record) == right(record)
+
+    def _operand(self) -> Callable[[Record], str]:
+        is_field = self._take("field")
+        kind, text = self._peek()
+        if kind != "text":
+            raise self._fail()
+        self._at += 1
+        if not is_field:
+            return lambda record: text
+        return lambda record: _field_text(record, text)
+
+
+def _either(left: Predicate, right: Predicate) -> Predicate:
+    return lambda record: left(record) or right(record)
+
+
+def _both(left: Predicate, right: Predicate) -> Predicate:
+    return lambda record: left(record) and right(record)
+
+
+def _field_text(record: Record, name: str) -> str:
+    """Return a field as the text that the database compares."""
+    plain = name.replace("__", "_")
+    if plain not in record:
+        raise Failure("INTERNAL_ERROR", f'Db_exn.DBCache_NotFound("missing field", "{name}")')
+    value = record[plain]
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value)
+
+
+def compile_expression(text: str) -> Predicate:
+    """Return a test of a record.
+
+    :raises Failure: INVALID_VALUE, the text is no expression
+    """
+    return _Parser(text).parse()

@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The simulated host's database: objects, their relations and what changed when.
+
+Every change takes the next generation number. An object remembers the generations
+of its creation and of its last change, a table those of its deletions: that is all
+``event.from`` needs. The lock is a condition that every change notifies.
+"""
+
+import random
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from xenapi_driver.sim.failure import Failure, handle_invalid
+from xenapi_driver.sim.schema import NULL, Schema
+
+# Deletions kept a table before the older half is forgotten ("XAPI today", 4).
+MAX_DELETIONS = 512
+
+Row = dict[str, Any]
+Computed = Callable[["Registry", str, Row], Any]
+
+
+@dataclass
+class Stamp:
+    """Generations of an object's creation and last change."""
+
+    created: int
+    modified: int
+
+
+@dataclass
+class Deletion:
+    """An object that went: its reference, when it came and when it went."""
+
+    ref: str
+    created: int
+    deleted: int
+
+
+@dataclass
+class Table:
+    """The objects of one class."""
+
+    rows: dict[str, Row] = field(default_factory=dict)
+    stamps: dict[str, Stamp] = field(default_factory=dict)
+    deletions: list[Deletion] = field(default_factory=list)
+
+
+class Registry:
+    """All objects of one simulated pool."""
+
+    def __init__(self, schema: Schema, computed: dict[tuple[str, str], Computed]):
+        self.schema = schema
+        self.changed = threading.Condition(threading.RLock())
+        self.generation = 1
+        self._computed = computed
+        self._tables = {name: Table() for name in schema.classes}
+        self._many = dict(schema.relations)
+        # Object identity only, never a secret; seeded apart from `random` so that
+        # tests that seed it get no equal references.
+        self._random = random.Random()  # noqa: S311
+
+    def new_uuid(self) -> str:
+        """Return a fresh uuid."""
+        return str(uuid.UUID(int=self._random.getrandbits(128), version=4))
+
+    def new_ref(self) -> str:
+        """Return a fresh reference."""
+        return "OpaqueRef:" + self.new_uuid()
+
+    # reading
+
+    def refs(self, cls: str) -> list[str]:
+        """Return the references of a class."""
+        return list(self._tables[cls].rows)
+
+    def rows(self, cls: str) -> Iterator[tuple[str, Row]]:
+        """Yield reference and raw row of each object of a class."""
+        yield from list(self._tables[cls].rows.items())
+
+    def exists(self, cls: str, ref: str) -> bool:
+        """Return whether the reference names an object of the class."""
+        return ref in self._tables[cls].rows
+
+    def row(self, cls: str, ref: str) -> Row:
+        """Return the raw row, to be read only.
+
+        :raises Failure: HANDLE_INVALID
+        """
+        try:
+            return self._tables[cls].rows[ref]
+        except KeyError:
+            raise handle_invalid(cls, ref) from None
+
+    def value(self, cls: str, ref: str, name: str) -> Any:
+        """Return one field as a client sees it."""
+        row = self.row(cls, ref)
+        compute = self._computed.get((cls, name))
+        return compute(self, ref, row) if compute else row[name]
+
+    def record(self, cls: str, ref: str) -> Row:
+        """Return the record as a client sees it."""
+        return {
+            name: self.value(cls, ref, name)
+            for name, about in self.schema.classes[cls].fields.items()
+            if about.flag != "internal"
+        }
+
+    def by_uuid(self, cls: str, wanted: str) -> str:
+        """Return the reference of a uuid.
+
+        :raises Failure: UUID_INVALID
+        """
+        for ref, row in self._tables[cls].rows.items():
+            if row["uuid"] == wanted:
+                return ref
+        raise Failure("UUID_INVALID", cls, wanted)
+
+    def find(self, cls: str, **wanted: Any) -> list[str]:
+        """Return the references of the objects whose fields have these values."""
+        return [
+            ref
+            for ref, row in self._tables[cls].rows.items()
+            if all(row[name] == value for name, value in wanted.items())
+        ]
+
+    def stamp(self, cls: str, ref: str) -> Stamp:
+        """Return an object's generations."""
+        return self._tables[cls].stamps[ref]
+
+    def deletions(self, cls: str) -> list[Deletion]:
+        """Return the deletions that are still remembered."""
+        return list(self._tables[cls].deletions)
+
+    # changing
+
+    def create(self, cls: str, values: Row, ref: str | None = None) -> str:
+        """Add an object; fields left out get the model's defaults."""
+        with self.changed:
+            model = self.schema.classes[cls]
+            ref = ref or self.new_ref()
+            row = {name: about.initial() for name, about in model.fields.items()}
+            if "uuid" in row:
+                row["uuid"] = self.new_uuid()
+            unknown = set(values) - set(row)
+            if unknown:
+                raise ValueError(f"{cls} has no fields {sorted(unknown)}")
+            row.update(values)
+            table = self._tables[cls]
+            table.rows[ref] = row
+            self.generation += 1
+            table.stamps[ref] = Stamp(self.generation, self.generation)
+            for (one, name), target in self._many.items():
+                if one == cls:
+                    self._link(target, row[name], ref)
+            self.changed.notify_all()
+            return ref
+
+    def update(self, cls: str, ref: str, **values: Any) -> None:
+        """Change fields; what keeps its value is no change and no event.
+
+        :raises Failure: HANDLE_INVALID
+        """
+        with self.changed:
+            row = self.row(cls, ref)
+            before = {n: row[n] for n, value in values.items() if row[n] != value}
+            if not before:
+                return
+            for name, old in before.items():
+                row[name] = values[name]
+                target = self._many.get((cls, name))
+                if target:
+                    self._unlink(target, old, ref)
+                    self._link(target, values[name], ref)
+            self.touch(cls, ref)
+
+    def add_to_map(self, cls: str, ref: str, name: str, extra: Row) -> None:
+        """Add keys to a map field.
+
+        :raises Failure: MAP_DUPLICATE_KEY, HANDLE_INVALID
+        """
+        old = self.row(cls, ref)[name]
+        for key in extra:
+            if key in old:
+                raise Failure("MAP_DUPLICATE_KEY", cls, name, ref, key)
+        self.update(cls, ref, **{name: {**old, **extra}})
+
+    def remove_from_map(self, cls: str, ref: str, name: str, key: str) -> None:
+        """Remove a key from a map field; one that is not there is no fault."""
+        old = self.row(cls, ref)[name]
+        self.update(cls, ref, **{name: {k: v for k, v in old.items() if k != key}})
+
+    def touch(self, cls: str, ref: str) -> None:
+        """Make a modification event for an object."""
+        with self.changed:
+            self.row(cls, ref)
+            self.generation += 1
+            self._tables[cls].stamps[ref].modified = self.generation
+            self.changed.notify_all()
+
+    def destroy(self, cls: str, ref: str) -> None:
+        """Remove an object.
+
+        :raises Failure: HANDLE_INVALID
+        """
+        with self.changed:
+            row = self.row(cls, ref)
+            for (one, name), target in self._many.items():
+                if one == cls:
+                    self._unlink(target, row[name], ref)
+            table = self._tables[cls]
+            del table.rows[ref]
+            stamp = table.stamps.pop(ref)
+            self.generation += 1
+            table.deletions.append(Deletion(ref, stamp.created, self.generation))
+            if len(table.deletions) >= MAX_DELETIONS:
+                del table.deletions[: MAX_DELETIONS // 2]
+            self.changed.notify_all()
+
+    def _link(self, target: tuple[str, str], owner: str, ref: str) -> None:
+        cls, name = target
+        if owner != NULL and owner in self._tables[cls].rows:
+            row = self._tables[cls].rows[owner]
+            row[name] = [*row[name], ref]
+            self.touch(cls, owner)
+
+    def _unlink(self, target: tuple[str, str], owner: str, ref: str) -> None:
+        cls, name = target
+        row = self._tables[cls].rows.get(owner)
+        if row is not None and ref in row[name]:
+            row[name] = [item for item in row[name] if item != ref]
+            self.touch(cls, owner)

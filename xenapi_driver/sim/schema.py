@@ -1,0 +1,353 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The data model of the simulated host, read from ``schema.json``.
+
+The file holds facts of the published XAPI data model, one line a field or message:
+
+* field: ``[type, qualifier, default, flag]``; qualifier RW, S (constructor argument
+  only) or D (set by the host only); flag ``internal`` (not on the wire) or
+  ``removed`` (in records still, its getter refuses);
+* message: its parameters as ``[name, type, default]``, result, async;
+* derived: the names of messages that follow from the fields.
+"""
+
+import json
+import re
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from xenapi_driver.sim.failure import internal_error
+from xenapi_driver.sim.wire import Timestamp
+
+NULL = "OpaqueRef:NULL"
+EPOCH = Timestamp("19700101T00:00:00Z")
+_MISSING = object()
+_SPLIT = re.compile(r"^(set|map|option)\((.*)\)$")
+
+
+@dataclass(frozen=True)
+class Type:
+    """A type of the model: kind, and what it is made of.
+
+    :ivar kind: string, int, float, bool, datetime, void, enum, ref, record, set,
+        map or option
+    :ivar name: class or enum name
+    :ivar inner: element types of set, map and option
+    """
+
+    kind: str
+    name: str = ""
+    inner: tuple["Type", ...] = ()
+    values: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Field:
+    """A field of a class."""
+
+    name: str
+    type: Type
+    qualifier: str
+    default: Any = _MISSING
+    flag: str = ""
+
+    @property
+    def required(self) -> bool:
+        """Whether a constructor call must carry the field."""
+        return self.qualifier != "D" and self.default is _MISSING
+
+    def initial(self) -> Any:
+        """Return a fresh default value."""
+        if self.default is _MISSING or self.default is None:
+            return zero(self.type)
+        if isinstance(self.default, (list, dict)):
+            return self.default.copy()
+        if self.type.kind == "datetime":
+            return Timestamp(self.default)
+        return self.default
+
+
+@dataclass(frozen=True)
+class Param:
+    """A parameter of a message."""
+
+    name: str
+    type: Type
+    default: Any = _MISSING
+
+    @property
+    def optional(self) -> bool:
+        """Whether a caller may leave it out."""
+        return self.default is not _MISSING
+
+
+@dataclass(frozen=True)
+class Message:
+    """A message: what a caller may send.
+
+    :ivar kind: custom, or the rule that derived it (getter, setter, get_all ...)
+    :ivar field: the field that a derived message is about
+    """
+
+    cls: str
+    name: str
+    kind: str
+    params: tuple[Param, ...] = ()
+    field: str = ""
+    can_async: bool = False
+    needs_session: bool = True
+    removed: bool = False
+
+    @property
+    def wire_name(self) -> str:
+        """Return the name on the wire, such as ``VM.start``."""
+        return f"{self.cls}.{self.name}"
+
+
+@dataclass
+class ClassModel:
+    """A class: fields and messages by name."""
+
+    name: str
+    events: bool
+    stored: bool
+    fields: dict[str, Field]
+    messages: dict[str, Message] = field(default_factory=dict)
+
+
+@dataclass
+class Schema:
+    """The whole model. ``relations`` pairs (one side, many side) of class and field."""
+
+    classes: dict[str, ClassModel]
+    relations: list[tuple[tuple[str, str], tuple[str, str]]]
+
+    def message(self, wire_name: str) -> Message | None:
+        """Return the message of that wire name, in its old spelling too."""
+        cls, dot, name = wire_name.partition(".")
+        if not dot:
+            cls, name = self._old_spelling(wire_name)
+        model = self.classes.get(cls)
+        return model.messages.get(name) if model else None
+
+    def _old_spelling(self, wire_name: str) -> tuple[str, str]:
+        """Split ``Class_message``; class names may hold an underscore themselves."""
+        for cls in sorted(self.classes, key=len, reverse=True):
+            if wire_name.startswith(cls + "_"):
+                return cls, wire_name[len(cls) + 1 :]
+        return wire_name, ""
+
+
+def parse_type(text: str, enums: dict[str, list[str]]) -> Type:
+    """Return the :class:`Type` that ``text`` spells."""
+    match = _SPLIT.match(text)
+    if match is None:
+        kind, _, name = text.partition(" ")
+        kind = "string" if kind == "secret-string" else kind
+        return Type(kind, name, (), tuple(enums.get(name, ())))
+    kind, body = match.groups()
+    if kind == "map":
+        key, value = _split_pair(body)
+        return Type("map", "", (parse_type(key, enums), parse_type(value, enums)))
+    return Type(kind, "", (parse_type(body, enums),))
+
+
+def _split_pair(body: str) -> tuple[str, str]:
+    depth = 0
+    for index, char in enumerate(body):
+        depth += (char == "(") - (char == ")")
+        if char == "," and depth == 0:
+            return body[:index], body[index + 1 :]
+    raise ValueError(f"not a map type: {body}")
+
+
+def zero(type_: Type) -> Any:
+    """Return the empty value of a type."""
+    simple: dict[str, Any] = {
+        "string": "",
+        "int": 0,
+        "float": 0.0,
+        "bool": False,
+        "datetime": EPOCH,
+        "ref": NULL,
+        "void": "",
+    }
+    if type_.kind == "set":
+        return []
+    if type_.kind in ("map", "record"):
+        return {}
+    if type_.kind == "enum":
+        return type_.values[0]
+    return simple.get(type_.kind)
+
+
+def rpc_text(value: Any) -> str:
+    """Spell a value as XAPI's error texts do, such as ``I(5)``."""
+    if value is None:
+        return "N"
+    if isinstance(value, bool):
+        return f"B({str(value).lower()})"
+    if isinstance(value, int):
+        return f"I({value})"
+    if isinstance(value, float):
+        return f"F({value:g})"
+    if isinstance(value, list):
+        return "[" + ";".join(rpc_text(item) for item in value) + "]"
+    if isinstance(value, dict):
+        pairs = (f"{key}:{rpc_text(item)}" for key, item in value.items())
+        return "{" + ";".join(pairs) + "}"
+    return f"S({value})"
+
+
+def _expected(what: str, value: Any) -> Exception:
+    return internal_error(f"Failure(\"Expected {what}, got '{rpc_text(value)}'\")")
+
+
+def convert(type_: Type, value: Any) -> Any:
+    """Return ``value`` off the wire as the model's type.
+
+    :raises Failure: INTERNAL_ERROR with the text that XAPI gives
+    """
+    if type_.kind in ("string", "ref"):
+        if not isinstance(value, str):
+            raise _expected("string", value)
+        return value
+    if type_.kind in ("int", "float"):
+        return _number(type_.kind, value)
+    if type_.kind == "bool":
+        if not isinstance(value, bool):
+            raise _expected("bool", value)
+        return value
+    if type_.kind == "datetime":
+        if not isinstance(value, str):
+            raise _expected("datetime", value)
+        return Timestamp(value)
+    if type_.kind == "enum":
+        return _enum(type_, value)
+    return _compound(type_, value)
+
+
+def _number(kind: str, value: Any) -> int | float:
+    if isinstance(value, str):
+        try:
+            return int(value) if kind == "int" else float(value)
+        except ValueError:
+            name = "Int64.of_string" if kind == "int" else "float_of_string"
+            raise internal_error(f'Failure("{name}")') from None
+    wanted = (int,) if kind == "int" else (int, float)
+    if isinstance(value, bool) or not isinstance(value, wanted):
+        raise _expected("int64" if kind == "int" else "float", value)
+    return int(value) if kind == "int" else float(value)
+
+
+def _enum(type_: Type, value: Any) -> str:
+    if not isinstance(value, str):
+        raise _expected("string", value)
+    for known in type_.values:
+        if known.lower() == value.lower():
+            return known
+    raise internal_error('Failure("Unknown tag/contents")')
+
+
+def _compound(type_: Type, value: Any) -> Any:
+    if type_.kind == "option":
+        return None if value is None else convert(type_.inner[0], value)
+    if type_.kind == "set":
+        if not isinstance(value, list):
+            text = f"Expecting Rpc.Enum, but found '{rpc_text(value)}'"
+            raise internal_error(f'Failure("{text}")')
+        return [convert(type_.inner[0], item) for item in value]
+    if not isinstance(value, dict):
+        text = f"Expecting Rpc.Dict, but found '{rpc_text(value)}'"
+        raise internal_error(f'Failure("{text}")')
+    if type_.kind == "record":
+        return value
+    key, item = type_.inner
+    return {str(convert(key, k)): convert(item, v) for k, v in value.items()}
+
+
+def _derived(cls: str, name: str, fields: dict[str, Field]) -> Message:
+    """Return the message that the model derives from class and fields."""
+    text = Type("string")
+    this = Param("self", Type("ref", cls))
+    objects: dict[str, tuple[Param, ...]] = {
+        "get_record": (this,),
+        "get_by_uuid": (Param("uuid", text),),
+        "get_by_name_label": (Param("label", text),),
+        "get_all": (),
+        "get_all_records": (),
+        "get_all_where": (Param("expr", text),),
+        "get_all_records_where": (Param("expr", text),),
+        "create": (Param("args", Type("record", cls)),),
+        "destroy": (this,),
+    }
+    if name in objects:
+        return Message(
+            cls, name, name, objects[name], can_async=name in ("create", "destroy")
+        )
+    for prefix, kind in (
+        ("add_to_", "add_to"),
+        ("remove_from_", "remove_from"),
+        ("get_", "getter"),
+        ("set_", "setter"),
+        ("add_", "add"),
+        ("remove_", "remove"),
+    ):
+        about = fields.get(name[len(prefix) :]) if name.startswith(prefix) else None
+        if about is not None:
+            more: tuple[Param, ...] = ()
+            if kind == "setter":
+                more = (Param("value", about.type),)
+            elif kind == "add_to":
+                more = (Param("key", text), Param("value", about.type.inner[1]))
+            elif kind == "remove_from":
+                more = (Param("key", text),)
+            elif kind in ("add", "remove"):
+                more = (Param("value", about.type.inner[0]),)
+            removed = about.flag == "removed"
+            return Message(
+                cls, name, kind, (this, *more), field=about.name, removed=removed
+            )
+    raise ValueError(f"no rule derives {cls}.{name}")
+
+
+def _custom(cls: str, name: str, facts: dict[str, Any], enums: Any) -> Message:
+    params = tuple(
+        Param(entry[0], parse_type(entry[1], enums), *entry[2:])
+        for entry in facts["params"]
+    )
+    return Message(
+        cls,
+        name,
+        "custom",
+        params,
+        can_async=facts.get("async", False),
+        needs_session=facts.get("session", True),
+        removed=facts.get("removed", False),
+    )
+
+
+@lru_cache(maxsize=1)
+def load() -> Schema:
+    """Return the model. It is read once in a process; nothing changes it."""
+    path = Path(__file__).with_name("schema.json")
+    raw = json.loads(path.read_text(encoding="utf-8"))
+    enums = raw["enums"]
+    classes = {}
+    for cls, facts in raw["classes"].items():
+        fields = {
+            name: Field(name, parse_type(entry[0], enums), *entry[1:])
+            for name, entry in facts["fields"].items()
+        }
+        model = ClassModel(cls, facts["events"], facts["stored"], fields)
+        for name in facts["derived"]:
+            model.messages[name] = _derived(cls, name, fields)
+        for name, entry in facts["messages"].items():
+            model.messages[name] = _custom(cls, name, entry, enums)
+        classes[cls] = model
+    relations = []
+    for one, many in raw["relations"]:
+        left, right = one.split("."), many.split(".")
+        relations.append(((left[0], left[1]), (right[0], right[1])))
+    return Schema(classes, relations)

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The simulated XAPI host as a whole."""
+
+from pathlib import Path
+from typing import Any
+
+from xenapi_driver.sim import catalogue, inventory, schema, wire
+from xenapi_driver.sim.dispatch import Dispatcher, Requests
+from xenapi_driver.sim.dom0 import Dom0
+from xenapi_driver.sim.failure import Failure
+from xenapi_driver.sim.faults import Faults
+from xenapi_driver.sim.messages import COMPUTED
+from xenapi_driver.sim.registry import Registry
+from xenapi_driver.sim.server import Doors, Server
+from xenapi_driver.sim.start_of_day import GIB, Hardware, populate
+from xenapi_driver.sim.world import Behaviour, World
+
+_RAW_ANSWERS = ("system.listMethods", "system.isAlive")
+
+
+class Simulator:
+    """A pool that lives in this process.
+
+    :param state_dir: where its disks and its dom0 are kept
+    :param plugins_dir: dom0 plugins to install; None: none
+    :param dom0_python: interpreter that runs them; None: one that is found
+    :param hosts: number of hosts in the pool
+    :param hardware: what each host has
+    :param behaviour: choices where real hosts differ
+    """
+
+    def __init__(
+        self,
+        state_dir: Path,
+        *,
+        plugins_dir: Path | None = None,
+        dom0_python: str | None = None,
+        username: str = "root",
+        password: str = "secret",  # noqa: S107 (documented default of the tests)
+        hosts: int = 1,
+        sr_size_bytes: int = 100 * GIB,
+        hardware: Hardware | None = None,
+        behaviour: Behaviour | None = None,
+    ) -> None:
+        if not catalogue.MODULES:
+            raise RuntimeError("The classes of the simulator were not found.")
+        dom0 = Dom0(Path(state_dir) / "dom0", plugins_dir, dom0_python)
+        registry = Registry(schema.load(), COMPUTED)
+        self.world = World(
+            registry, dom0, username, password, behaviour or Behaviour()
+        )
+        hardware = hardware or Hardware(sr_size=sr_size_bytes)
+        populate(self.world, dom0.root / "run", hardware, hosts)
+        self._dispatcher = Dispatcher(self.world)
+        self._servers: list[Server] = []
+
+    # doors
+
+    def handle(self, body: bytes) -> bytes:
+        """Answer one XML-RPC request.
+
+        :raises wire.Malformed: the body is no request
+        """
+        method, params = wire.decode_xml(body)
+        try:
+            value = self._dispatcher.execute(method, params)
+        except Failure as failure:
+            return wire.encode_xml(wire.failure(failure.description))
+        if method.startswith(_RAW_ANSWERS):
+            return wire.encode_xml(value)
+        return wire.encode_xml(wire.success(value))
+
+    def handle_json(self, body: bytes) -> bytes:
+        """Answer one JSON-RPC request, version 1 or 2.
+
+        :raises wire.Malformed: the body is no request
+        """
+        method, params, number, v2 = wire.decode_json(body)
+        try:
+            value = self._dispatcher.execute(method, params)
+        except Failure as failure:
+            return wire.encode_json(None, failure.description, number, v2)
+        return wire.encode_json(value, None, number, v2)
+
+    def serve(
+        self,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        tls: bool = False,
+        admin: bool = False,
+    ) -> Server:
+        """Open a door on TCP; port 0 takes a free one.
+
+        :param admin: also answer /sim/..., which asks for no password
+        """
+        doors = Doors(self.handle, self.handle_json, self.admin if admin else None)
+        certificates = self.world.dom0.root.parent if tls else None
+        server = Server(doors, host, port, certificates)
+        self._servers.append(server)
+        return server
+
+    def admin(self, path: str, body: dict[str, Any] | None) -> Any:
+        """Answer a request of the test door; None: no such path."""
+        if body is None:
+            answers = {
+                "/sim/requests": self._request_counts,
+                "/sim/inventory": self.inventory,
+                "/sim/ports": lambda: inventory.plugged_ports(self.world),
+            }
+            return answers[path]() if path in answers else None
+        if path == "/sim/faults":
+            self.faults.add(**body)
+            return {}
+        return None
+
+    def _request_counts(self) -> dict[str, Any]:
+        return {
+            "total": self.requests.total,
+            "by_method": self.requests.by_method,
+            "polls": self.requests.polls,
+        }
+
+    def close(self) -> None:
+        """Close all doors, end waiting calls and plugin processes."""
+        self.world.closing.set()
+        with self.world.db.changed:
+            self.world.db.changed.notify_all()
+        for server in self._servers:
+            server.close()
+        self._servers.clear()
+        self.world.dom0.close()
+
+    # what tests look at
+
+    def inventory(self) -> dict[str, Any]:
+        """Return a summary of what exists now."""
+        return inventory.inventory(self.world)
+
+    @property
+    def faults(self) -> Faults:
+        """Return the rules that make calls fail."""
+        return self.world.faults
+
+    @property
+    def requests(self) -> Requests:
+        """Return the counters of calls."""
+        return self._dispatcher.requests
+
+    @property
+    def default_sr_uuid(self) -> str:
+        """Return the uuid of the pool's default SR."""
+        return self._uuid("SR", self._pool()["default_SR"])
+
+    @property
+    def sr_path(self) -> Path:
+        """Return the directory of the default SR."""
+        return self.world.stores[self._pool()["default_SR"]].path
+
+    @property
+    def compute_vm_uuid(self) -> str:
+        """Return the uuid of the VM that nova-compute runs in."""
+        return self._uuid("VM", self.world.compute_vm)
+
+    @property
+    def host_uuid(self) -> str:
+        """Return the uuid of the coordinator."""
+        return self._uuid("host", self._pool()["master"])
+
+    def _pool(self) -> dict[str, Any]:
+        return self.world.db.row("pool", self.world.db.refs("pool")[0])
+
+    def _uuid(self, cls: str, ref: str) -> str:
+        return str(self.world.db.row(cls, ref)["uuid"])

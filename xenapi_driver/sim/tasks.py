@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Async calls: a task object and a thread that carries the call out."""
+
+import dataclasses
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from xenapi_driver.sim.failure import Failure
+from xenapi_driver.sim.messages import Call
+from xenapi_driver.sim.schema import NULL
+from xenapi_driver.sim.wire import value_xml
+from xenapi_driver.sim.world import World, now
+
+
+def start(call: Call, name: str, work: Callable[[Call], Any]) -> str:
+    """Begin ``work`` in a thread and return its task's reference."""
+    db = call.db
+    hosts = db.refs("host")
+    ref = db.create(
+        "task",
+        {
+            "name_label": name,
+            "created": now(),
+            "status": "pending",
+            "type": "<none/>",
+            "resident_on": hosts[0] if hosts else NULL,
+            "session": call.session,
+            "backtrace": "()",
+        },
+    )
+    inner = dataclasses.replace(call, task=ref)
+    threading.Thread(
+        target=_carry_out, args=(inner, work), name=f"sim-{name}", daemon=True
+    ).start()
+    return ref
+
+
+def _carry_out(call: Call, work: Callable[[Call], Any]) -> None:
+    try:
+        value = work(call)
+    except Failure as failure:
+        status = "cancelled" if failure.code == "TASK_CANCELLED" else "failure"
+        finish(call.world, call.task, status, error=failure.description)
+    except Exception as exc:
+        # A fault of the simulator itself: the waiting client has to learn of it.
+        finish(call.world, call.task, "failure", error=["INTERNAL_ERROR", repr(exc)])
+        raise
+    else:
+        finish(call.world, call.task, "success", result=value_xml(value))
+
+
+def finish(
+    world: World,
+    ref: str,
+    status: str,
+    *,
+    result: str = "",
+    error: list[str] | None = None,
+) -> None:
+    """End a task, and remove it if somebody asked for that meanwhile."""
+    db = world.db
+    with db.changed:
+        world.cancelled.discard(ref)
+        if not db.exists("task", ref):
+            return
+        marked = "destroy" in db.row("task", ref)["current_operations"].values()
+        db.update(
+            "task",
+            ref,
+            status=status,
+            progress=1.0,
+            finished=now(),
+            result=result,
+            error_info=error or [],
+            current_operations={},
+        )
+        if marked:
+            db.destroy("task", ref)
+
+
+def set_progress(call: Call, fraction: float) -> None:
+    """Report how much of a task is done, 0 to 1."""
+    if call.task and call.db.exists("task", call.task):
+        call.db.update("task", call.task, progress=fraction)

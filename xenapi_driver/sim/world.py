@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the classes of the simulated host share besides the database."""
+
+import threading
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+
+from xenapi_driver.sim.dom0 import Dom0
+from xenapi_driver.sim.faults import Faults
+from xenapi_driver.sim.registry import Registry
+from xenapi_driver.sim.storage import SrStore
+from xenapi_driver.sim.wire import Timestamp
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """How the host and its guests behave where that is a matter of choice.
+
+    :ivar login_delay: seconds before a wrong password is refused (5 on a real host)
+    :ivar agents: every guest has an agent, unless its other_config ``sim:agent`` is
+        ``none``; False: only guests with xenstore_data ``vm-data/sim-agent`` have
+    :ivar shutdown_timeout: seconds that a clean shutdown waits for a silent guest
+        (1200 on a real host)
+    :ivar block_device_dir: where disks that are plugged into the compute VM appear as
+        block devices of this machine; None: nowhere
+    """
+
+    login_delay: float = 0.0
+    agents: bool = True
+    shutdown_timeout: float = 1.0
+    block_device_dir: Path | None = None
+
+
+@dataclass
+class World:
+    """One simulated pool.
+
+    :ivar stores: SR reference to its files
+    :ivar bridges: host reference to the bridges that exist there, but are not made
+        by a managed network
+    :ivar cancelled: references of tasks that somebody cancelled
+    """
+
+    db: Registry
+    dom0: Dom0
+    username: str
+    password: str
+    behaviour: Behaviour = field(default_factory=Behaviour)
+    faults: Faults = field(default_factory=Faults)
+    stores: dict[str, SrStore] = field(default_factory=dict)
+    bridges: dict[str, set[str]] = field(default_factory=dict)
+    cancelled: set[str] = field(default_factory=set)
+    closing: threading.Event = field(default_factory=threading.Event)
+    compute_vm: str = ""
+    next_domid: int = 1
+
+    def take_domid(self) -> int:
+        """Return a domain id that was not used before."""
+        with self.db.changed:
+            self.next_domid += 1
+            return self.next_domid - 1
+
+
+def now() -> Timestamp:
+    """Return the time as XAPI writes it."""
+    return Timestamp(datetime.now(timezone.utc).strftime("%Y%m%dT%H:%M:%SZ"))
