@@ -19,12 +19,12 @@ from xenapi_driver.sim import block_devices, dom0, storage
 MIB = 1 << 20
 SR = "run/sr-mount/11111111-2222-4333-8444-555555555555"
 VDI = "aaaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeeeee"
-PREAMBLE = '''#!/usr/bin/python3
+PREAMBLE = """#!/usr/bin/python3
 import json, os, sys, time, xmlrpc.client
 (session, args), fn = xmlrpc.client.loads(sys.argv[1])
 def answer(value):
     sys.stdout.write(xmlrpc.client.dumps((value,), methodresponse=True))
-'''
+"""
 
 
 class Dom0TestCase(unittest.TestCase):
@@ -55,18 +55,24 @@ class Dom0TestCase(unittest.TestCase):
 
 class AnswerTest(Dom0TestCase):
     def test_call_carries_function_session_and_arguments(self) -> None:
-        self.plugin("echo", """
+        self.plugin(
+            "echo",
+            """
             value = json.dumps([fn, session, args])
             answer({"Status": "Success", "Value": value})
-        """)
+        """,
+        )
         value = self.start().call_plugin("echo", "say", "OpaqueRef:s", {"k": "<&>"})
         self.assertEqual('["say", "OpaqueRef:s", {"k": "<&>"}]', value)
 
     def test_plugin_sees_path_and_root_only(self) -> None:
-        self.plugin("env", """
+        self.plugin(
+            "env",
+            """
             value = json.dumps({k: v for k, v in os.environ.items() if k != "LC_CTYPE"})
             answer({"Status": "Success", "Value": value})
-        """)
+        """,
+        )
         host = self.start()
         with mock.patch.dict(os.environ, {"SECRET": "x"}):
             value = host.call_plugin("env", "fn", "s", {})
@@ -75,26 +81,35 @@ class AnswerTest(Dom0TestCase):
         self.assertIn(f'"XENAPI_DOM0_ROOT": "{host.root}"', value)
 
     def test_python_of_dom0_runs_it(self) -> None:
-        self.plugin("version", """
+        self.plugin(
+            "version",
+            """
             value = sys.executable
             answer({"Status": "Success", "Value": value})
-        """)
+        """,
+        )
         host = self.start()
         self.assertEqual(host.python, host.call_plugin("version", "fn", "s", {}))
 
     def test_library_beside_the_plugin_is_found(self) -> None:
         (self.source / "lib").mkdir()
         (self.source / "lib/__init__.py").write_text("VALUE = 'from lib'\n")
-        self.plugin("p", """
+        self.plugin(
+            "p",
+            """
             import lib
             answer({"Status": "Success", "Value": lib.VALUE})
-        """)
+        """,
+        )
         self.assertEqual("from lib", self.start().call_plugin("p", "fn", "s", {}))
 
     def test_each_plugin_has_a_twin_with_py(self) -> None:
-        self.plugin("p", """
+        self.plugin(
+            "p",
+            """
             answer({"Status": "Success", "Value": ""})
-        """)
+        """,
+        )
         host = self.start()
         self.assertEqual("", host.call_plugin("p.py", "fn", "s", {}))
         self.assertEqual("", host.call_plugin("p", "fn", "s", {}))
@@ -122,34 +137,46 @@ class FailureTest(Dom0TestCase):
                 )
 
     def test_failure_of_the_plugin_comes_as_it_is(self) -> None:
-        self.plugin("p", """
+        self.plugin(
+            "p",
+            """
             answer({"Status": "Failure", "ErrorDescription": ["CODE", "why"]})
-        """)
+        """,
+        )
         self.assertEqual(["CODE", "why"], self.error_of(self.start(), "p", {}))
 
     def test_exit_code(self) -> None:
-        self.plugin("p", """
+        self.plugin(
+            "p",
+            """
             print("out")
             sys.stderr.write("err")
             sys.exit(3)
-        """)
+        """,
+        )
         self.assertEqual(
             ["XENAPI_PLUGIN_FAILURE", "non-zero exit", "out\n", "err"],
             self.error_of(self.start(), "p", {}),
         )
 
     def test_signal(self) -> None:
-        self.plugin("p", """
+        self.plugin(
+            "p",
+            """
             os.kill(os.getpid(), 9)
-        """)
+        """,
+        )
         error = self.error_of(self.start(), "p", {})
         self.assertEqual(["XENAPI_PLUGIN_FAILURE", "signal: SIGKILL"], error[:2])
 
     def test_rubbish_on_stdout(self) -> None:
         for output in ("", "hello", "<a>", "<methodResponse>", "\\x00"):
-            self.plugin("p", f"""
+            self.plugin(
+                "p",
+                f"""
                 sys.stdout.write("{output}")
-            """)
+            """,
+            )
             with self.subTest(output):
                 error = self.error_of(dom0.Dom0(self.dir / "r", self.source), "p", {})
                 self.assertEqual(
@@ -165,9 +192,12 @@ class FailureTest(Dom0TestCase):
             "{'Status': 'Failure', 'ErrorDescription': []}",
             "{'Status': 'Maybe', 'Value': ''}",
         ):
-            self.plugin("p", f"""
+            self.plugin(
+                "p",
+                f"""
                 answer({value})
-            """)
+            """,
+            )
             with self.subTest(value):
                 error = self.error_of(dom0.Dom0(self.dir / "r", self.source), "p", {})
                 self.assertEqual(
@@ -175,9 +205,12 @@ class FailureTest(Dom0TestCase):
                 )
 
     def test_call_longer_than_an_argument_may_be(self) -> None:
-        self.plugin("p", """
+        self.plugin(
+            "p",
+            """
             answer({"Status": "Success", "Value": str(len(args["k"]))})
-        """)
+        """,
+        )
         host = self.start()
         size = 120 * 1024
         value = host.call_plugin("p", "fn", "s", {"k": "x" * size})
@@ -194,13 +227,16 @@ class FailureTest(Dom0TestCase):
 
 class ProcessTest(Dom0TestCase):
     def test_close_ends_what_runs_and_its_children(self) -> None:
-        self.plugin("p", """
+        self.plugin(
+            "p",
+            """
             import subprocess
             child = subprocess.Popen(["sleep", "100"])
             with open(args["pid"], "w") as f:
                 f.write(str(child.pid))
             time.sleep(100)
-        """)
+        """,
+        )
         host, pid_file = self.start(), self.dir / "pid"
         errors: list[list[str]] = []
         thread = threading.Thread(
@@ -223,7 +259,9 @@ class ProcessTest(Dom0TestCase):
         self.assertEqual("task stopped", self.error_of(host, "p", {})[1])
 
     def test_plugins_run_in_parallel(self) -> None:
-        self.plugin("meet", """
+        self.plugin(
+            "meet",
+            """
             mine, other = args["mine"], args["other"]
             open(mine, "w").close()
             for _ in range(1000):
@@ -231,7 +269,8 @@ class ProcessTest(Dom0TestCase):
                     answer({"Status": "Success", "Value": "met"})
                     break
                 time.sleep(0.02)
-        """)
+        """,
+        )
         host, seen = self.start(), []
         a, b = str(self.dir / "a"), str(self.dir / "b")
 
@@ -239,7 +278,8 @@ class ProcessTest(Dom0TestCase):
             args = {"mine": mine, "other": other}
             seen.append(host.call_plugin("meet", "fn", "s", args))
 
-        threads = [threading.Thread(target=call, args=pair) for pair in [(a, b), (b, a)]]
+        pairs = [(a, b), (b, a)]
+        threads = [threading.Thread(target=call, args=pair) for pair in pairs]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -267,9 +307,7 @@ class RootTest(Dom0TestCase):
         self.assertEqual([f"{SR}/staging/"], host.scratch_files())
         (host.root / SR / "staging" / f"{VDI}.vhd").touch()
         (host.root / "tmp/left").touch()
-        self.assertEqual(
-            [f"{SR}/staging/{VDI}.vhd", "tmp/left"], host.scratch_files()
-        )
+        self.assertEqual([f"{SR}/staging/{VDI}.vhd", "tmp/left"], host.scratch_files())
 
     def test_started_again_it_takes_the_plugins_of_now(self) -> None:
         self.plugin("old", "")
@@ -283,7 +321,8 @@ class RootTest(Dom0TestCase):
 class PythonTest(Dom0TestCase):
     def test_it_runs_without_our_environment(self) -> None:
         python = dom0.find_dom0_python()
-        subprocess.run([python, "-c", "import ssl"], check=True, env={"PATH": dom0.PATH})
+        bare = {"PATH": dom0.PATH}
+        subprocess.run([python, "-c", "import ssl"], check=True, env=bare)
 
     def test_launcher_that_launches_nothing_is_not_taken(self) -> None:
         launcher = self.dir / "python3.6"
@@ -354,6 +393,19 @@ class BlockDeviceTest(Dom0TestCase):
                 self.host.attach_block(self.disk, name, self.dir / "dev")
         with self.assertRaises(dom0.NoBlockDevices):
             self.host.detach_block("xvdc")
+
+    def test_disk_that_is_gone_or_broken_meanwhile(self) -> None:
+        self.attach()
+        self.disk.unlink()
+        self.host.detach_block("xvdb")
+        self.sr.create(VDI, 8 * MIB)
+        self.attach()
+        self.disk.write_bytes(b"rubbish")
+        with self.assertRaisesRegex(dom0.NoBlockDevices, "lost"):
+            self.host.detach_block("xvdb")
+        with self.assertRaises(dom0.NoBlockDevices):
+            self.host.attach_block(self.disk, "xvdb", self.dir / "dev")
+        self.assertEqual([], self.host.scratch_files())
 
     def test_close_takes_devices_away(self) -> None:
         link = self.attach()

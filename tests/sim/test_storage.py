@@ -136,9 +136,7 @@ class CopyTest(StorageTestCase):
         new = str(uuid.uuid4())
         self.sr.copy(leaf, new)
         self.assertIsNone(self.sr.scan()[new].parent)
-        self.assertEqual(
-            self.sr.read(leaf, 0, 8 * MIB), self.sr.read(new, 0, 8 * MIB)
-        )
+        self.assertEqual(self.sr.read(leaf, 0, 8 * MIB), self.sr.read(new, 0, 8 * MIB))
         seen = vhd_judges.qemu_content(self.sr.path_of(new), self.dir / "raw")
         self.assertEqual(self.sr.read(new, 0, 8 * MIB), seen)
 

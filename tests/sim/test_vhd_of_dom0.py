@@ -84,8 +84,4 @@ class RealDisksTest(unittest.TestCase):
             chain.write(33 * MIB + 5, b"more" * 5000)
         with vhd.VhdFile(mid, writable=True) as disk:
             disk.hide()
-        self.assertEqual(
-            self.digest(leaf), vhd_judges.libvhdi_digest(leaf, mid, base)
-        )
-
-
+        self.assertEqual(self.digest(leaf), vhd_judges.libvhdi_digest(leaf, mid, base))

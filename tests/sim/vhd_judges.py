@@ -54,8 +54,18 @@ def qemu_content(path: Path, raw: Path) -> bytes:
 
 def convert_by_qemu(raw: Path, path: Path, options: str) -> None:
     """Let qemu make a VHD of raw content."""
-    _run("qemu-img", "convert", "-f", "raw", "-O", "vpc", "-o", options,
-         str(raw), str(path))
+    _run(
+        "qemu-img",
+        "convert",
+        "-f",
+        "raw",
+        "-O",
+        "vpc",
+        "-o",
+        options,
+        str(raw),
+        str(path),
+    )
 
 
 def libvhdi_digest(*links: Path) -> str:

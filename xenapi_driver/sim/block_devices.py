@@ -64,6 +64,9 @@ class BlockDevices:
             try:
                 _flatten(disk, raw)
                 loop = _losetup("-f", "--show", "-P", str(raw))
+            except vhd.BadVhd as error:
+                raw.unlink(missing_ok=True)
+                raise NoBlockDevices(f"{disk.name}: {error}") from error
             except BaseException:
                 raw.unlink(missing_ok=True)
                 raise
@@ -87,17 +90,24 @@ class BlockDevices:
             del self._attached[device]
             attached.link.unlink(missing_ok=True)
             try:
-                _write_back(attached.raw, attached.disk)
+                if attached.disk.exists():  # else it was removed under the device
+                    _write_back(attached.raw, attached.disk)
+            except (OSError, vhd.BadVhd) as error:
+                text = f"Changes of {device} are lost: {error}"
+                raise NoBlockDevices(text) from error
             finally:
                 attached.raw.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Detach all; what is busy goes when its last user lets go of it."""
+        attached: _Attached | None
         for device in list(self._attached):
             try:
                 self.detach(device)
             except NoBlockDevices:
-                attached = self._attached.pop(device)
+                attached = self._attached.pop(device, None)
+                if attached is None:  # only writing back has failed
+                    continue
                 attached.link.unlink(missing_ok=True)
                 with contextlib.suppress(NoBlockDevices):
                     _losetup("-d", str(attached.loop))

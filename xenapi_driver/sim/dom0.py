@@ -39,7 +39,8 @@ DIRECTORIES = (
 )
 PATH = "/sbin:/usr/sbin:/bin:/usr/bin"  # all of the environment that xapi leaves
 MAX_ARGUMENT = 128 * 1024  # Linux, MAX_ARG_STRLEN: one argument with its NUL
-_DISK = re.compile(rf"{SR_MOUNT}/[^/]+/[0-9a-f]{{8}}(-[0-9a-f]{{4}}){{3}}-[0-9a-f]{{12}}\.vhd")
+_UUID = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+_DISK = re.compile(rf"{SR_MOUNT}/[^/]+/{_UUID}\.vhd")
 
 NoBlockDevices = block_devices.NoBlockDevices
 
@@ -51,8 +52,11 @@ class PluginError(Exception):
     """
 
     def __init__(self, error: list[str]) -> None:
-        super().__init__(": ".join(error))
+        super().__init__(error)
         self.error = error
+
+    def __str__(self) -> str:
+        return ": ".join(self.error)
 
 
 def _runs(python: str) -> str | None:
@@ -134,9 +138,7 @@ class Dom0:
 
         :raises PluginError: no such plugin, or what the plugin failed with
         """
-        file = self.plugins / name
-        if Path(name).name != name or not file.is_file() or not os.access(file, os.X_OK):
-            raise PluginError(["XENAPI_MISSING_PLUGIN", name])
+        file = self._executable(name)
         call = xmlrpc.client.dumps((session_ref, args), methodname=fn)
         if len(call.encode()) >= MAX_ARGUMENT:
             raise _plugin_failure("non-zero exit", "", "Argument list too long")
@@ -147,6 +149,13 @@ class Dom0:
         if code:
             raise _plugin_failure("non-zero exit", stdout, stderr)
         return _parse_answer(stdout, stderr)
+
+    def _executable(self, name: str) -> Path:
+        file = self.plugins / name
+        plain = Path(name).name == name and file.is_file()
+        if not plain or not os.access(file, os.X_OK):
+            raise PluginError(["XENAPI_MISSING_PLUGIN", name])
+        return file
 
     def _interpreter(self, file: Path) -> list[str]:
         """Return what goes before the file: our Python for scripts that ask for 3."""
@@ -261,9 +270,7 @@ def _parse_answer(stdout: str, stderr: str) -> str:
     try:
         params, method = xmlrpc.client.loads(stdout)
     except (ExpatError, xmlrpc.client.Error, ValueError, LookupError, TypeError):
-        raise _plugin_failure(
-            "failed to parse plugin output", stdout, stderr
-        ) from None
+        raise _plugin_failure("failed to parse plugin output", stdout, stderr) from None
     answer: Any = params[0] if len(params) == 1 and method is None else None
     if isinstance(answer, dict):
         value, error = answer.get("Value"), answer.get("ErrorDescription")

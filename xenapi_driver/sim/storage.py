@@ -135,22 +135,25 @@ class SrStore:
         """Write the content of a disk, as its guest sees it, into a new one."""
         target_store = dest or self
         target = target_store.path_of(new_uuid)
-        with self._open(uuid) as source:
-            # Opened files stay readable whatever happens to the chain meanwhile.
-            with target_store._lock, _as_broken(new_uuid):
-                blocks = source.blocks
-                size = source.virtual_size
-                need = len(blocks) * (vhd.BLOCK_SIZE + vhd.PAGE)
-                target_store._require(vhd.overhead(size) + need)
-                if target.exists():
-                    raise Broken(f"{new_uuid} exists already.")
-                # Not a disk for a scan before it is whole.
-                partial = target.with_suffix(".copying")
-                try:
-                    _copy_blocks(source, partial)
-                    partial.rename(target)
-                finally:
-                    partial.unlink(missing_ok=True)
+        # The source's lock is not held: opened files stay readable whatever
+        # happens to the chain meanwhile.
+        with (
+            self._open(uuid) as source,
+            target_store._lock,
+            _as_broken(new_uuid),
+        ):
+            size = source.virtual_size
+            need = len(source.blocks) * (vhd.BLOCK_SIZE + vhd.PAGE)
+            target_store._require(vhd.overhead(size) + need)
+            if target.exists():
+                raise Broken(f"{new_uuid} exists already.")
+            # Not a disk for a scan before it is whole.
+            partial = target.with_suffix(".copying")
+            try:
+                _copy_blocks(source, partial)
+                partial.rename(target)
+            finally:
+                partial.unlink(missing_ok=True)
 
     def resize(self, uuid: str, new_size: int) -> None:
         """Grow a disk, rounded up to whole VHD blocks.

@@ -263,7 +263,8 @@ class VhdFile:
 
     def __init__(self, path: Path, writable: bool = False) -> None:
         self.path = path
-        self._file: BinaryIO = open(path, "r+b" if writable else "rb")
+        mode = "r+b" if writable else "rb"
+        self._file: BinaryIO = open(path, mode)  # noqa: SIM115 - closed by close()
         self.header: Header | None = None
         self.bat: list[int] = []
         try:
