@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
+from typing import IO
 
 SECTOR = 512
 FOOTER_SIZE = 512  # VHD spec 1.0, "Hard Disk Footer Format"
@@ -264,7 +264,7 @@ class VhdFile:
     def __init__(self, path: Path, writable: bool = False) -> None:
         self.path = path
         mode = "r+b" if writable else "rb"
-        self._file: BinaryIO = open(path, mode)  # noqa: SIM115 - closed by close()
+        self._file: IO[bytes] = open(path, mode)  # noqa: SIM115 - closed by close()
         self.header: Header | None = None
         self.bat: list[int] = []
         try:
