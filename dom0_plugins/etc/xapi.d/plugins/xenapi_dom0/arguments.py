@@ -119,7 +119,7 @@ def checksum(request, name):
         return None
     value = _typed(request, name, dict, "object")
     algorithm = value.get("algo")
-    if algorithm not in ALGORITHMS:
+    if not isinstance(algorithm, str) or algorithm not in ALGORITHMS:
         _refuse(name, "has an algo other than " + ", ".join(sorted(ALGORITHMS)))
     digits = value.get("value")
     pattern = "[0-9a-fA-F]{%d}\\Z" % ALGORITHMS[algorithm]

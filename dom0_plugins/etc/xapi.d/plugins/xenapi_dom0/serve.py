@@ -8,6 +8,7 @@ methodResponse: a struct of Status and Value (a string: our JSON answer) or Stat
 ErrorDescription. Anything else on stdout would break it, so stdout is taken away from
 all other code and logs go to syslog.
 """
+import contextlib
 import json
 import logging
 import logging.handlers
@@ -113,10 +114,14 @@ def _stop(signum, frame):
 
 def _log_to_syslog(plugin):
     """Send our log to the host's syslog; without one, nowhere."""
-    try:
-        handler = logging.handlers.SysLogHandler(address=paths.host_path("/dev/log"))
-    except OSError:
-        handler = logging.NullHandler()
+    # A syslog that restarts meanwhile is no reason to print a traceback.
+    logging.raiseExceptions = False
+    handler = logging.NullHandler()
+    address = paths.host_path("/dev/log")
+    if os.path.exists(address):
+        # Python 3.6 connects here, later ones with the first message.
+        with contextlib.suppress(OSError):
+            handler = logging.handlers.SysLogHandler(address=address)
     handler.setFormatter(
         logging.Formatter("xapi-plugin-" + plugin + "[%(process)d]: %(message)s")
     )

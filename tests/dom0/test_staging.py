@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Calls that end in the middle: what they leave, and for how long."""
+
+import contextlib
+import os
+import signal
+import time
+import uuid
+
+import pytest
+
+from tests.dom0 import archives
+from tests.dom0.image_server import Answer
+from tests.dom0.vhd_files import VhdFile
+from xenapi_dom0 import failures, staging
+
+IMAGE = archives.image([VhdFile(fill=1)], compress=False)
+
+
+@pytest.fixture
+def half_way(host, images, download):
+    """Start a download that stalls in the middle of a disk; give its process."""
+    request = download(url=images.url + "/stalling")
+    images.answers["/stalling"] = Answer(IMAGE, stall_at=1500000)
+    process = host.start_call("glance", "download_vhd", request)
+    deadline = time.monotonic() + 30
+    while not any("member-0" in name for name in host.left()):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.02)
+    yield process
+    if process.poll() is None:
+        process.kill()
+    process.communicate()
+
+
+def test_sigterm_cleans_up_and_ends_by_the_signal(host, half_way):
+    half_way.terminate()
+    out, err = half_way.communicate(timeout=30)
+    assert -signal.SIGTERM == half_way.returncode
+    assert (b"", b"") == (out, err)
+    assert [] == host.left()
+
+
+def test_what_a_killed_call_left_goes_with_the_next_call(host, half_way, fetch):
+    half_way.kill()
+    half_way.communicate(timeout=30)
+    assert [] != host.left()
+    said = fetch(Answer(IMAGE))
+    assert [said["root"]["uuid"] + ".vhd"] == host.left()
+
+
+def test_the_next_call_cleans_up_even_if_it_fails(host, half_way, fetch):
+    half_way.kill()
+    half_way.communicate(timeout=30)
+    with contextlib.suppress(Exception):
+        fetch(Answer(status=404))
+    assert [] == host.left()
+
+
+def test_a_call_that_runs_is_left_alone(host, half_way, fetch):
+    before = host.left()
+    said = fetch(Answer(IMAGE))
+    assert sorted(before + [said["root"]["uuid"] + ".vhd"]) == host.left()
+    assert half_way.poll() is None
+
+
+class TestPlacing:
+    """Killed between two renames: the journal tells the next call."""
+
+    @pytest.fixture
+    def sr(self, tmp_path):
+        path = tmp_path / "sr"
+        path.mkdir()
+        return path
+
+    def files(self, folder, uuids):
+        for name in uuids:
+            with open(os.path.join(folder, name + ".vhd"), "w") as out:
+                out.write(name)
+
+    def test_leaf_last_and_back_if_it_fails(self, sr, monkeypatch):
+        leaf, mid, base = uuids = [str(uuid.uuid4()) for _ in range(3)]
+        rename = os.rename
+        seen = []
+
+        def failing(source, target):
+            if target.endswith(leaf + ".vhd"):
+                seen.extend(sorted(os.listdir(sr)))
+                raise OSError(28, "No space left on device")
+            rename(source, target)
+
+        monkeypatch.setattr(os, "rename", failing)
+        with pytest.raises(failures.Failure) as caught, staging.folder(sr) as folder:
+            self.files(folder, uuids)
+            staging.place(folder, str(sr), uuids)
+        assert failures.NO_SPACE == caught.value.code
+        assert {mid + ".vhd", base + ".vhd"} < set(seen)
+        assert [] == os.listdir(sr)
+
+    def test_the_next_call_takes_back_half_a_chain(self, sr):
+        leaf, base = uuids = [str(uuid.uuid4()) for _ in range(2)]
+        other = str(uuid.uuid4()) + ".vhd"
+        (sr / other).write_text("somebody's")
+        pid = os.fork()
+        if pid == 0:
+            rename = os.rename
+
+            def dying(source, target):
+                rename(source, target)
+                os.kill(os.getpid(), signal.SIGKILL)
+
+            os.rename = dying
+            with staging.folder(str(sr)) as folder:
+                self.files(folder, uuids)
+                staging.place(folder, str(sr), uuids)
+        os.waitpid(pid, 0)
+        assert base + ".vhd" in os.listdir(sr)
+        staging.sweep(str(sr))
+        assert [other] == os.listdir(sr)
+
+    def test_a_whole_chain_stays_when_its_call_died_after_it(self, sr):
+        uuids = [str(uuid.uuid4()) for _ in range(2)]
+        pid = os.fork()
+        if pid == 0:
+            with staging.folder(str(sr)) as folder:
+                self.files(folder, uuids)
+                staging.place(folder, str(sr), uuids)
+                os.kill(os.getpid(), signal.SIGKILL)
+        os.waitpid(pid, 0)
+        staging.sweep(str(sr))
+        assert sorted(name + ".vhd" for name in uuids) == sorted(os.listdir(sr))
+
+    def test_a_link_that_looks_like_a_folder_is_not_followed(self, sr, tmp_path):
+        target = tmp_path / "precious"
+        target.mkdir()
+        (target / "lock").write_text("")
+        (sr / (staging._prefix() + "x")).symlink_to(target)
+        staging.sweep(str(sr))
+        assert (target / "lock").exists()
+
+    def test_a_folder_without_a_lock_goes_when_it_is_old(self, sr):
+        path = sr / (staging._prefix() + "x")
+        path.mkdir()
+        staging.sweep(str(sr))
+        assert path.exists()
+        os.utime(path, (1, 1))
+        staging.sweep(str(sr))
+        assert not path.exists()
