@@ -32,6 +32,9 @@ from typing import ClassVar
 _SHOWN_CHARACTERS = 300
 
 MASK = "***"
+# A shorter password is also an ordinary part of words: masking it would spoil
+# the message and tell that it is there.
+_SHORTEST_SECRET = 6
 
 
 class XapiError(Exception):
@@ -431,9 +434,10 @@ def from_failure(
     :param secrets: texts that must not appear in the exception
     """
     words = [str(word) for word in description] or ["INTERNAL_ERROR"]
-    for secret in filter(None, secrets):
-        words = [word.replace(secret, MASK) for word in words]
-    code, params = words[0], tuple(words[1:])
+    code, params = words[0], words[1:]
+    for secret in secrets:
+        if len(secret) >= _SHORTEST_SECRET:
+            params = [word.replace(secret, MASK) for word in params]
     failure = _BY_CODE.get(code)
     if failure is None and code.startswith("SR_BACKEND_FAILURE_"):
         failure = SrBackendFailure

@@ -118,9 +118,7 @@ class Session:
                 self._once("session.logout", (ref,))
             except errors.XapiError as exc:
                 LOG.debug("The session was not closed on the host: %s", exc)
-        poller, self._poller = self._poller, None
-        if poller is not None:
-            poller.close()
+        self._drop_poller()
         self.events.join()
         self._drop_idle()
 
@@ -177,6 +175,7 @@ class Session:
         deadline = time.monotonic() + self._retry_seconds
         pause = _FIRST_PAUSE
         stale: str | None = None
+        ref: str | None = None
         renewed = False
         while True:
             failed: errors.XapiError
@@ -201,6 +200,9 @@ class Session:
                 failed = exc
             except (errors.HostUnreachable, errors.HostStillBooting) as exc:
                 failed = exc
+                if self._coordinator is not None:
+                    # Our own host knows whether another one has taken over.
+                    stale = self._ref
             if time.monotonic() + pause > deadline:
                 raise failed
             LOG.warning("%(call)s is repeated. %(reason)s",
@@ -238,12 +240,15 @@ class Session:
             try:
                 return self._send(poller, "event.from", params)
             except (errors.SessionInvalid, errors.HostIsSlave):
-                # At logout the loop is over; it must not log in again.
-                self._poller = None
-                poller.close()
+                self._drop_poller()
                 if self._ref is None:
+                    # At logout the loop is over; it must not log in again.
                     raise errors.NotLoggedIn() from None
                 self._renew(ref)
+            except errors.XapiError:
+                # The next one may have to go to another coordinator.
+                self._drop_poller()
+                raise
 
     def _once(self, method: str, params: Sequence[Any]) -> Any:
         with self._connection() as transport:
@@ -312,6 +317,11 @@ class Session:
         if self._coordinator is not None:
             return transport.elsewhere(self._coordinator)
         return transport
+
+    def _drop_poller(self) -> None:
+        poller, self._poller = self._poller, None
+        if poller is not None:
+            poller.close()
 
     def _drop_idle(self) -> None:
         with self._idle_lock:
