@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Write ``build/figures.json``: every number comes from a run made here.
+
+``python -m bench.figures [FILE]``. Ratios are merged from the last benchmark run
+(``build/bench.json``) when there is one.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import sys
+import tempfile
+
+from tests import builders, fixtures
+
+BUILD = pathlib.Path(__file__).parents[1] / "build"
+
+
+def requests_of_operations(rig: fixtures.Rig) -> dict[str, int]:
+    """Run each operation once and return its number of XAPI requests."""
+    first, second = (builders.instance(rig.image_id) for _ in range(2))
+    counts = {}
+
+    def count(name: str, run, *args, **kwargs) -> None:
+        with rig.recording() as made:
+            run(*args, **kwargs)
+        counts[f"requests.{name}"] = len(made)
+
+    count("spawn_uncached_1vif", rig.spawn, first, active=False)
+    count("spawn_cached_1vif", rig.spawn, second, active=False)
+    count("stop_clean", rig.driver.power_off, first, timeout=60)
+    count("start", rig.driver.power_on, rig.context, first, None)
+    count("reboot_hard", rig.driver.reboot, rig.context, first, None, "HARD")
+    count("pause", rig.driver.pause, first)
+    count("unpause", rig.driver.unpause, first)
+    count("get_info", rig.driver.get_info, first)
+    count("destroy_1vif", rig.destroy, first)
+    return counts
+
+
+def power_sync(rig: fixtures.Rig, servers: int) -> int:
+    """Return the requests of one power-state sync over ``servers`` servers."""
+    instances = [builders.instance(rig.image_id) for _ in range(servers)]
+    for instance in instances:
+        rig.spawn(instance, ports=0)
+    with rig.recording() as made:
+        rig.driver.get_num_instances()
+        for instance in instances:
+            rig.driver.get_info(instance)
+    return len(made)
+
+
+def measure() -> dict[str, float]:
+    """Return all figures that this release can measure."""
+    fixtures.prepare_nova()
+    with tempfile.TemporaryDirectory() as folder:
+        place = pathlib.Path(folder)
+        rig = fixtures.Rig(place)
+        try:
+            rig.start()
+            rig.image_id = rig.add_image(
+                builders.vhd_tarball(builders.vhd_bytes(place))
+            )
+            found: dict[str, float] = dict(requests_of_operations(rig))
+            with rig.recording() as made:
+                rig.driver.get_available_resource(rig.driver.get_available_nodes()[0])
+            found["requests.update_available_resource_1"] = len(made)
+            found["requests.power_sync_10"] = power_sync(rig, 10)
+        finally:
+            rig.close()
+    return found
+
+
+def main() -> None:
+    """Measure, merge the last benchmark's ratios, write the file."""
+    target = pathlib.Path(sys.argv[1]) if sys.argv[1:] else BUILD / "figures.json"
+    found = measure()
+    ratios = BUILD / "bench.json"
+    if ratios.exists():
+        found.update(json.loads(ratios.read_text()))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(json.dumps(found, indent=2, sort_keys=True) + "\n")
+    print(target.read_text(), end="")
+
+
+if __name__ == "__main__":
+    main()

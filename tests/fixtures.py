@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The driver on the embedded host, with real dom0 plugins and an image service."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import pathlib
+import uuid
+from unittest import mock
+
+import nova.conf
+import XenAPI
+from nova import objects
+from nova.image import glance
+
+from tests import builders
+from tests.image_service import ImageService
+from xenapi_driver import conf as options
+from xenapi_driver import driver as xenapi
+from xenapi_driver.sim import Simulator
+
+PLUGINS = pathlib.Path(__file__).parents[1] / "dom0_plugins/etc/xapi.d/plugins"
+CONF = nova.conf.CONF
+
+
+def prepare_nova() -> None:
+    """Register Nova's objects and our options; may run twice."""
+    objects.register_all()
+    options.register_opts(CONF)
+
+
+class VirtApi:
+    """What the compute manager lends the driver; ports are plugged at once.
+
+    :ivar waited_for: (event name, port id) of every event that was waited for
+    """
+
+    def __init__(self) -> None:
+        self.waited_for: list = []
+
+    @contextlib.contextmanager
+    def wait_for_instance_event(
+        self, instance, event_names, timeout=300, error_callback=None
+    ):
+        yield
+        self.waited_for.extend(event_names)
+
+
+class Host:
+    """The embedded host, looked at through its own API as an operator would."""
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        self.sim = Simulator(folder / "host", plugins_dir=PLUGINS)
+        self.server = self.sim.serve()
+        self._operator = XenAPI.Session(self.server.url)
+        self._operator.xenapi.login_with_password("root", "secret", "1.0", "test")
+
+    def record(self, kind: str, ref: str) -> dict:
+        """Return one object's record."""
+        return getattr(self._operator.xenapi, kind).get_record(ref)
+
+    def records(self, kind: str, **fields: str) -> list[dict]:
+        """Return the records of a class whose fields have these values."""
+        found = getattr(self._operator.xenapi, kind).get_all_records()
+        return [
+            record
+            for record in found.values()
+            if all(record[name] == value for name, value in fields.items())
+        ]
+
+    def close(self) -> None:
+        """Stop the host."""
+        self.server.close()
+        self.sim.close()
+
+
+class Rig:
+    """A driver, its host and its image service.
+
+    :ivar host: the embedded host; ``sim`` is its inside
+    :ivar driver: the driver, logged in by ``start``
+    :ivar image_id: an image that boots, where the test asked for one
+    """
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        self.folder = folder
+        self.host = Host(folder)
+        self.sim = self.host.sim
+        self.images = ImageService()
+        self.records: dict[str, dict] = {}
+        self.image_id = ""
+        self.virtapi = VirtApi()
+        self.driver = xenapi.XenAPIDriver(self.virtapi)
+        self.context = builders.request_context()
+        self._undo = contextlib.ExitStack()
+        self._replace_catalogue()
+        for name, value in {
+            "connection_url": self.host.server.url,
+            "connection_username": "root",
+            "connection_password": "secret",
+            "compute_vm_uuid": self.sim.compute_vm_uuid,
+            "ovs_integration_bridge": "br-int",
+        }.items():
+            self.set_option(name, value)
+
+    def _replace_catalogue(self) -> None:
+        """Glance's catalogue is the one part that does not run for real here."""
+
+        def get(api, context, image_id, include_locations=False, show_deleted=True):
+            return self.records[image_id]
+
+        for name, target, new in (
+            ("get", glance.API, get),
+            ("get_api_servers", glance, lambda ctx: itertools.repeat(self.images.url)),
+        ):
+            self._undo.enter_context(mock.patch.object(target, name, new))
+
+    @property
+    def plugin_dir(self) -> pathlib.Path:
+        """The embedded dom0's plugin folder."""
+        return self.sim.dom0_root / "etc/xapi.d/plugins"
+
+    def set_option(self, name: str, value: object) -> None:
+        """Set an option of ``[xenserver]`` until the rig is closed."""
+        CONF.set_override(name, value, "xenserver")
+        self._undo.callback(CONF.clear_override, name, "xenserver")
+
+    def start(self) -> None:
+        """Let the driver log in to the host."""
+        self.driver.init_host("compute1")
+
+    def recording(self):
+        """Return a context that gives the XAPI requests that the driver makes."""
+        return self.driver.home.session.requests.recording()
+
+    def add_image(self, data: bytes, **changes: object) -> str:
+        """Offer ``data`` as an image and return its id."""
+        image_id = str(uuid.uuid4())
+        self.images.images[image_id] = data
+        self.records[image_id] = builders.image_record(image_id, data, **changes)
+        return image_id
+
+    def spawn(self, instance: objects.Instance, ports: int = 1, **kwargs) -> None:
+        """Build the instance as the compute manager does."""
+        self.driver.spawn(
+            self.context,
+            instance,
+            kwargs.pop("image_meta", builders.image_meta()),
+            kwargs.pop("injected_files", []),
+            "password",
+            {},
+            network_info=builders.network_info(ports, kwargs.pop("active", True)),
+            **kwargs,
+        )
+
+    def destroy(self, instance: objects.Instance) -> None:
+        """Delete the instance as the compute manager does."""
+        self.driver.destroy(self.context, instance, builders.network_info(0))
+
+    def close(self) -> None:
+        """Log out and stop the host."""
+        self.driver.cleanup_host("compute1")
+        self._undo.close()
+        self.images.close()
+        self.host.close()

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures of the functional tests: a rig that is up, or one that is not yet."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from tests import builders, fixtures
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nova_objects():
+    fixtures.prepare_nova()
+
+
+@pytest.fixture(scope="session")
+def tarball(tmp_path_factory):
+    """An image as Glance stores it."""
+    if shutil.which("qemu-img") is None:
+        pytest.skip("missing: qemu-img")
+    return builders.vhd_tarball(builders.vhd_bytes(tmp_path_factory.mktemp("image")))
+
+
+@pytest.fixture
+def bare_rig(tmp_path):
+    """A rig whose driver has not started yet, for tests of what it refuses."""
+    rig = fixtures.Rig(tmp_path)
+    yield rig
+    rig.close()
+
+
+@pytest.fixture
+def rig(bare_rig, tarball):
+    """A rig that is up, with one image."""
+    bare_rig.start()
+    bare_rig.image_id = bare_rig.add_image(tarball)
+    return bare_rig

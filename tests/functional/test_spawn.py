@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Build and delete: what is on the host afterwards."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+
+import pytest
+from nova import exception as nova_exception
+
+from tests import builders
+
+
+def root_disk(rig, instance) -> bytes:
+    """Return the start of the server's root disk, read by qemu-img."""
+    (vm,) = rig.host.records("VM", name_label=instance.name)
+    (vbd,) = (rig.host.record("VBD", ref) for ref in vm["VBDs"])
+    vdi = rig.host.record("VDI", vbd["VDI"])
+    raw = rig.folder / "read-back.raw"
+    leaf = rig.sim.sr_path / f"{vdi['uuid']}.vhd"
+    subprocess.run(
+        ["qemu-img", "convert", "-f", "vpc", "-O", "raw", str(leaf), str(raw)],
+        check=True,
+    )
+    assert int(vdi["virtual_size"]) == raw.stat().st_size
+    with open(raw, "rb") as disk:
+        return disk.read(len(builders.CONTENT))
+
+
+def test_a_server_runs_from_the_image(rig):
+    instance = builders.instance(rig.image_id)
+    rig.spawn(instance)
+    (vm,) = rig.host.records("VM", name_label=instance.name)
+    assert vm["power_state"] == "Running"
+    assert vm["other_config"]["nova_uuid"] == instance.uuid
+    assert vm["memory_static_max"] == vm["memory_dynamic_min"] == str(256 * 2**20)
+    assert rig.driver.list_instance_uuids() == [instance.uuid]
+    assert rig.driver.get_info(instance).state == 1
+
+
+def test_the_image_is_in_the_cache_once(rig):
+    for _ in range(2):
+        rig.spawn(builders.instance(rig.image_id))
+    cached = rig.host.records("VDI", name_label=f"Glance Image {rig.image_id}")
+    assert len(cached) == 1
+    assert rig.images.served == 1
+
+
+def test_builds_at_once_download_once(rig):
+    servers = [builders.instance(rig.image_id) for _ in range(4)]
+    threads = [threading.Thread(target=rig.spawn, args=(s,)) for s in servers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(rig.driver.list_instance_uuids()) == sorted(s.uuid for s in servers)
+    assert rig.images.served == 1
+
+
+def test_without_cache_the_image_is_the_disk(bare_rig, tarball):
+    bare_rig.set_option("cache_images", "none")
+    bare_rig.start()
+    before = bare_rig.sim.inventory()
+    instance = builders.instance(bare_rig.add_image(tarball), root_gb=0)
+    bare_rig.spawn(instance)
+    bare_rig.destroy(instance)
+    assert bare_rig.sim.inventory() == before
+
+
+def test_the_root_disk_holds_the_image_at_the_flavors_size(rig):
+    instance = builders.instance(rig.image_id)
+    rig.spawn(instance)
+    assert root_disk(rig, instance) == builders.CONTENT
+
+
+def test_ports_become_vifs_on_the_integration_bridge(rig):
+    instance = builders.instance(rig.image_id)
+    rig.spawn(instance, ports=2)
+    (vm,) = rig.host.records("VM", name_label=instance.name)
+    vifs = [rig.host.record("VIF", ref) for ref in vm["VIFs"]]
+    assert sorted(v["device"] for v in vifs) == ["0", "1"]
+    assert {v["MTU"] for v in vifs} == {"1450"}
+    assert all(v["currently_attached"] for v in vifs)
+    networks = {rig.host.record("network", v["network"])["bridge"] for v in vifs}
+    assert networks == {"br-int"}
+
+
+def test_the_guest_waits_for_its_ports(rig):
+    rig.spawn(builders.instance(rig.image_id), active=False)
+    assert [name for name, _ in rig.virtapi.waited_for] == ["network-vif-plugged"]
+
+
+def test_destroy_leaves_the_cache_entry_only(rig):
+    rig.spawn(builders.instance(rig.image_id))
+    instance = builders.instance(rig.image_id)
+    before = rig.sim.inventory()
+    rig.spawn(instance)
+    rig.destroy(instance)
+    after = rig.sim.inventory()
+    # A clone leaves its image with a new parent file until the SR coalesces.
+    for found in (before, after):
+        found.pop("files")
+    assert after == before
+
+
+def test_destroy_twice_is_quiet(rig):
+    instance = builders.instance(rig.image_id)
+    rig.spawn(instance)
+    rig.destroy(instance)
+    rig.destroy(instance)
+    assert rig.host.records("VM", name_label=instance.name) == []
+    with pytest.raises(nova_exception.InstanceNotFound):
+        rig.driver.get_info(instance)
+
+
+def test_built_halted_when_not_to_be_powered_on(rig):
+    instance = builders.instance(rig.image_id)
+    rig.spawn(instance, power_on=False)
+    assert rig.driver.get_info(instance).state == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"config_drive": "True"}, "config drive"),
+        ({"swap": 512}, "swap disk"),
+        ({"ephemeral_gb": 1}, "ephemeral disk"),
+    ],
+)
+def test_what_is_not_there_yet_is_refused_in_words(rig, changes, word):
+    before = rig.sim.inventory()
+    with pytest.raises(nova_exception.BuildAbortException, match=word):
+        rig.spawn(builders.instance(rig.image_id, **changes))
+    assert rig.sim.inventory() == before
+
+
+def test_a_second_server_of_the_name_is_refused(rig):
+    instance = builders.instance(rig.image_id)
+    rig.spawn(instance)
+    before = rig.sim.inventory()
+    with pytest.raises(nova_exception.InstanceExists):
+        rig.spawn(instance)
+    assert rig.sim.inventory() == before

@@ -1,0 +1,345 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The compute driver that nova-compute loads as ``xenapi.XenAPIDriver``.
+
+Each method unpacks Nova's arguments, calls one operation and maps its errors to
+Nova's by one table. What is not here yet raises NotImplementedError, from Nova's
+base class; the support matrix lists it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import nova.conf
+from nova import exception as nova_exception
+from nova.compute import power_state
+from nova.virt import driver, hardware
+from oslo_log import log as logging
+
+from xenapi_driver import conf as options
+from xenapi_driver import exceptions
+from xenapi_driver.images import direct_vhd
+from xenapi_driver.ops import destroy, inventory, plugging, power, spawn, startup
+from xenapi_driver.xapi import errors
+from xenapi_driver.xapi.home import Home
+from xenapi_driver.xapi.session import Session
+
+LOG = logging.getLogger(__name__)
+CONF = nova.conf.CONF
+
+POWER_STATES = {
+    "Halted": power_state.SHUTDOWN,
+    "Running": power_state.RUNNING,
+    "Paused": power_state.PAUSED,
+    "Suspended": power_state.SUSPENDED,
+}
+
+
+def _no_room(exc: Exception, instance: Any) -> nova_exception.NovaException:
+    return nova_exception.ComputeResourcesUnavailable(reason=str(exc))
+
+
+def _unusable(exc: Exception, instance: Any) -> nova_exception.NovaException:
+    return nova_exception.ImageUnacceptable(
+        image_id=instance.image_ref, reason=str(exc)
+    )
+
+
+# Ours, to what the compute manager tells apart; the first match counts.
+ERROR_TABLE = (
+    (
+        exceptions.ServerNotFound,
+        lambda exc, inst: nova_exception.InstanceNotFound(instance_id=inst.uuid),
+    ),
+    (
+        exceptions.ServerExists,
+        lambda exc, inst: nova_exception.InstanceExists(name=exc.name),
+    ),
+    (exceptions.NotEnoughMemory, _no_room),
+    (errors.HostNotEnoughFreeMemory, _no_room),
+    (errors.SrFull, _no_room),
+    (exceptions.UnfitHost, _no_room),
+    (
+        exceptions.NetworkingFailed,
+        lambda exc, inst: nova_exception.VirtualInterfaceCreateException(str(exc)),
+    ),
+    (
+        exceptions.NotSupportedYet,
+        lambda exc, inst: nova_exception.BuildAbortException(
+            instance_uuid=inst.uuid, reason=str(exc)
+        ),
+    ),
+    (
+        exceptions.ImageGone,
+        lambda exc, inst: nova_exception.ImageNotFound(image_id=exc.image_id),
+    ),
+    (
+        exceptions.ImageTooLarge,
+        lambda exc, inst: nova_exception.FlavorDiskTooSmall(str(exc)),
+    ),
+    (exceptions.ImageUnusable, _unusable),
+    (
+        (exceptions.DriverError, errors.XapiError),
+        lambda exc, inst: nova_exception.InstanceDeployFailure(reason=str(exc)),
+    ),
+)
+
+
+@contextlib.contextmanager
+def _nova_errors(instance: Any) -> Iterator[None]:
+    """Turn our errors into Nova's, by ``ERROR_TABLE``."""
+    try:
+        yield
+    except (exceptions.DriverError, errors.XapiError) as exc:
+        for kind, translate in ERROR_TABLE:
+            if isinstance(exc, kind):
+                raise translate(exc, instance) from exc
+        raise
+
+
+class XenAPIDriver(driver.ComputeDriver):
+    """Drives one XAPI host."""
+
+    capabilities = {
+        **driver.ComputeDriver.capabilities,
+        "supports_image_type_vhd": True,
+        "supports_image_type_raw": False,
+    }
+
+    def __init__(self, virtapi: Any) -> None:
+        super().__init__(virtapi)
+        options.register_opts(CONF)
+        self._session: Session | None = None
+        self._home: Home | None = None
+        self._spawn: spawn.Spawn | None = None
+        self._resources: inventory.Resources | None = None
+
+    @property
+    def home(self) -> Home:
+        """Where servers live.
+
+        :raises VirtDriverNotReady: before ``init_host``
+        """
+        if self._home is None:
+            raise nova_exception.VirtDriverNotReady()
+        return self._home
+
+    # The service and its host
+
+    def init_host(self, host: str) -> None:
+        """Log in and check the host; refuse to start with one clear sentence."""
+        try:
+            self._session = startup.open_session(CONF, host)
+            self._home = startup.open_home(CONF, self._session)
+        except (exceptions.DriverError, errors.XapiError) as exc:
+            self.cleanup_host(host)
+            raise nova_exception.InvalidConfiguration(str(exc)) from exc
+        rules = direct_vhd.TransferRules(
+            attempts=CONF.glance.num_retries + 1, insecure=CONF.glance.insecure
+        )
+        self._spawn = spawn.Spawn(self._home, CONF.xenserver.cache_images, rules)
+        LOG.info(
+            "Manages host %(host)s (%(uuid)s); disks go to SR %(sr)s (%(name)s).",
+            {
+                "host": self._home.host.hostname,
+                "uuid": self._home.host.uuid,
+                "sr": self._home.sr.uuid,
+                "name": self._home.sr.name_label,
+            },
+        )
+
+    def cleanup_host(self, host: str) -> None:
+        """Log out."""
+        session, self._session, self._home = self._session, None, None
+        if session is not None:
+            session.logout()
+
+    def get_available_nodes(self, refresh: bool = False) -> list[str]:
+        return [self.home.host.hostname]
+
+    def node_is_available(self, nodename: str) -> bool:
+        return self._home is not None and nodename == self._home.host.hostname
+
+    def get_available_resource(self, nodename: str) -> dict[str, Any]:
+        found = inventory.resources(self.home)
+        self._resources = found
+        return {
+            "vcpus": found.vcpus,
+            "vcpus_used": found.vcpus_used,
+            "memory_mb": found.memory_mb,
+            "memory_mb_used": found.memory_mb_used,
+            "local_gb": found.local_gb,
+            "local_gb_used": found.local_gb_used,
+            "disk_available_least": found.disk_available_least,
+            "cpu_info": json.dumps(found.cpu_info),
+            "numa_topology": None,
+            "hypervisor_type": "XenServer",
+            "hypervisor_version": found.hypervisor_version,
+            "hypervisor_hostname": found.hypervisor_hostname,
+            "supported_instances": found.supported,
+            "stats": {"uptime": None},
+        }
+
+    def update_provider_tree(
+        self, provider_tree: Any, nodename: str, allocations: Any = None
+    ) -> None:
+        """Report VCPU, MEMORY_MB and DISK_GB as the last resource report saw them."""
+        found = self._resources or inventory.resources(self.home)
+        ratios = self._get_allocation_ratios(provider_tree.data(nodename).inventory)
+        totals = {
+            "VCPU": (found.vcpus, CONF.reserved_host_cpus),
+            "MEMORY_MB": (found.memory_mb, CONF.reserved_host_memory_mb),
+            "DISK_GB": (found.local_gb, self._get_reserved_host_disk_gb_from_config()),
+        }
+        if provider_tree.has_sharing_provider("DISK_GB"):
+            del totals["DISK_GB"]
+        provider_tree.update_inventory(
+            nodename,
+            {
+                name: {
+                    "total": total,
+                    "reserved": min(reserved, total),
+                    "min_unit": 1,
+                    "max_unit": total,
+                    "step_size": 1,
+                    "allocation_ratio": ratios[name],
+                }
+                for name, (total, reserved) in totals.items()
+                if total > 0
+            },
+        )
+
+    def get_host_ip_addr(self) -> str:
+        return CONF.my_ip
+
+    def get_volume_connector(self, instance: Any) -> dict[str, Any]:
+        raise NotImplementedError()
+
+    # Queries
+
+    def get_info(self, instance: Any, use_cache: bool = True) -> hardware.InstanceInfo:
+        with _nova_errors(instance):
+            state, domid = inventory.power_state(self.home, instance.name)
+        internal_id = None if domid is None else str(domid)
+        return hardware.InstanceInfo(state=POWER_STATES[state], internal_id=internal_id)
+
+    def list_instances(self) -> list[str]:
+        return [record.name_label for record in inventory.ours(self.home)]
+
+    def list_instance_uuids(self) -> list[str]:
+        return [
+            record.other_config[inventory.VM_INSTANCE_KEY]
+            for record in inventory.ours(self.home)
+        ]
+
+    # Build and delete
+
+    def spawn(
+        self,
+        context: Any,
+        instance: Any,
+        image_meta: Any,
+        injected_files: list,
+        admin_password: str | None,
+        allocations: dict,
+        network_info: Any = None,
+        block_device_info: dict | None = None,
+        power_on: bool = True,
+        accel_info: list | None = None,
+    ) -> None:
+        volumes = driver.block_device_info_get_mapping(block_device_info)
+        with _nova_errors(instance):
+            spawn.refuse_unsupported(instance, injected_files, volumes)
+            self._spawn(
+                context,
+                spawn.server_of(instance, image_meta, network_info),
+                plugging.until_plugged(
+                    self.virtapi,
+                    instance,
+                    network_info,
+                    CONF.vif_plugging_timeout,
+                    CONF.vif_plugging_is_fatal,
+                ),
+                power_on=power_on,
+                cache_wanted=bool(image_meta.properties.get("img_cache_in_nova")),
+            )
+
+    def destroy(
+        self,
+        context: Any,
+        instance: Any,
+        network_info: Any,
+        block_device_info: dict | None = None,
+        destroy_disks: bool = True,
+        destroy_secrets: bool = True,
+    ) -> None:
+        with _nova_errors(instance):
+            destroy.destroy(self.home, instance.name, instance.uuid, destroy_disks)
+
+    def cleanup(
+        self,
+        context: Any,
+        instance: Any,
+        network_info: Any,
+        block_device_info: dict | None = None,
+        destroy_disks: bool = True,
+        migrate_data: Any = None,
+        destroy_vifs: bool = True,
+        destroy_secrets: bool = True,
+    ) -> None:
+        """The VM's VIFs and VBDs went with it, so that only disks can be left."""
+        if destroy_disks:
+            self.destroy(context, instance, network_info, block_device_info)
+
+    # Power
+
+    def power_off(
+        self, instance: Any, timeout: int = 0, retry_interval: int = 0
+    ) -> None:
+        with _nova_errors(instance):
+            power.power_off(self.home, instance.name, timeout)
+
+    def power_on(
+        self,
+        context: Any,
+        instance: Any,
+        network_info: Any,
+        block_device_info: dict | None = None,
+        accel_info: list | None = None,
+        share_info: Any = None,
+    ) -> None:
+        with _nova_errors(instance):
+            power.power_on(self.home, instance.name)
+
+    def reboot(
+        self,
+        context: Any,
+        instance: Any,
+        network_info: Any,
+        reboot_type: str,
+        block_device_info: dict | None = None,
+        bad_volumes_callback: Any = None,
+        accel_info: list | None = None,
+        share_info: Any = None,
+    ) -> None:
+        with _nova_errors(instance):
+            power.reboot(self.home, instance.name, hard=reboot_type == "HARD")
+
+    def pause(self, instance: Any) -> None:
+        with _nova_errors(instance):
+            power.pause(self.home, instance.name)
+
+    def unpause(self, instance: Any) -> None:
+        with _nova_errors(instance):
+            power.unpause(self.home, instance.name)
+
+    # Networks: XAPI plugs a VIF whenever its VM starts.
+
+    def plug_vifs(self, instance: Any, network_info: Any) -> None:
+        """Do nothing: the ports are wired as the VM starts, and stay so."""
+
+    def unplug_vifs(self, instance: Any, network_info: Any) -> None:
+        """Do nothing: the ports go with the VM."""

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Remove a server, whatever is left of it."""
+
+from __future__ import annotations
+
+from oslo_log import log as logging
+
+from xenapi_driver.steps.build import INSTANCE_KEY
+from xenapi_driver.xapi import errors, vbd, vdi, vm
+from xenapi_driver.xapi.home import Home
+
+LOG = logging.getLogger(__name__)
+
+# VBD.other_config key of a disk that is a volume: never destroyed with the VM.
+VOLUME_KEY = "osvol"
+
+
+def destroy(home: Home, name: str, instance_uuid: str, disks_too: bool = True) -> None:
+    """Stop and remove the server's VM and, if asked, its disks.
+
+    What is already gone counts as removed, so that it can run twice, and after a
+    build that failed anywhere.
+
+    :param name: the VM's name label
+    :raises errors.XapiError: something is still there and the host will not let go
+    """
+    record = vm.find_by_name(home.session, name)
+    if record is None:
+        LOG.info("Server %s has no VM on the host.", name)
+        disks = _orphans(home, name, instance_uuid)
+    else:
+        disks = _own_disks(home, record)
+        if record.power_state != "Halted":
+            stop_hard(home, record.ref)
+        vm.destroy(home.session, record.ref)
+    if disks_too:
+        for ref in disks:
+            vdi.destroy(home.session, ref)
+
+
+def stop_hard(home: Home, ref: str) -> None:
+    """Halt the VM at once; one that is halted or gone counts as stopped."""
+    try:
+        vm.hard_shutdown(home.session, ref)
+    except (errors.VmBadPowerState, errors.HandleInvalid) as exc:
+        LOG.debug("VM was stopped meanwhile: %s", exc)
+
+
+def _own_disks(home: Home, record: vm.VmRecord) -> list[str]:
+    """Return the VDIs that go with the VM: no volumes, no CDs."""
+    return [
+        v.vdi
+        for v in vbd.of_vm(home.session, record.ref)
+        if v.vdi is not None and v.type == "Disk" and VOLUME_KEY not in v.other_config
+    ]
+
+
+def _orphans(home: Home, name: str, instance_uuid: str) -> list[str]:
+    """Return disks of the server that outlived its VM."""
+    return [
+        v.ref
+        for v in vdi.find_by_name(home.session, name)
+        if v.other_config.get(INSTANCE_KEY) == instance_uuid
+    ]

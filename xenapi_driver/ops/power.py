@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Start, stop and reboot a server that is on this host."""
+
+from __future__ import annotations
+
+from oslo_log import log as logging
+
+from xenapi_driver import exceptions
+from xenapi_driver.xapi import errors, vm
+from xenapi_driver.xapi.home import Home
+
+LOG = logging.getLogger(__name__)
+
+# What a guest without drivers or agent answers to a request for a clean stop, or
+# one that did not finish: a hard stop is the way then.
+CLEAN_STOP_FAILED = (
+    "VM_MISSING_PV_DRIVERS",
+    "VM_OLD_PV_DRIVERS",
+    "VM_LACKS_FEATURE",
+    "VM_LACKS_FEATURE_SHUTDOWN",
+    "VM_SHUTDOWN_TIMEOUT",
+    "VM_FAILED_SHUTDOWN_ACKNOWLEDGMENT",
+    "TASK_CANCELLED",
+    "OPERATION_NOT_ALLOWED",
+)
+
+
+def find(home: Home, name: str) -> vm.VmRecord:
+    """Return the server's VM.
+
+    :raises exceptions.ServerNotFound: the host answered, and it is not there
+    """
+    record = vm.find_by_name(home.session, name)
+    if record is None:
+        raise exceptions.ServerNotFound(f"Server {name} has no VM on the host.")
+    return record
+
+
+def power_on(home: Home, name: str) -> None:
+    """Start the server; one that runs counts as started."""
+    record = find(home, name)
+    if record.power_state == "Running":
+        return
+    if record.power_state == "Paused":
+        vm.unpause(home.session, record.ref)
+        return
+    vm.start_on(home.session, record.ref, home.host.ref, paused=False)
+
+
+def power_off(home: Home, name: str, timeout: int = 0) -> None:
+    """Halt the server; one that is halted counts as stopped.
+
+    :param timeout: seconds the guest has for a clean stop; 0 stops it hard
+    """
+    record = find(home, name)
+    if record.power_state == "Halted":
+        return
+    if timeout and record.power_state == "Running":
+        try:
+            vm.clean_shutdown(home.session, record.ref, timeout=timeout)
+            return
+        except errors.XapiFailure as exc:
+            if exc.code not in CLEAN_STOP_FAILED:
+                raise
+            LOG.info("Guest of %s did not stop by itself: %s", name, exc)
+    try:
+        vm.hard_shutdown(home.session, record.ref)
+    except errors.VmBadPowerState as exc:
+        LOG.debug("Guest of %s stopped meanwhile: %s", name, exc)
+
+
+def reboot(home: Home, name: str, hard: bool) -> None:
+    """Reboot the server; one that is halted is started.
+
+    A soft reboot that the guest cannot carry out becomes a hard one.
+    """
+    record = find(home, name)
+    if record.power_state == "Halted":
+        vm.start_on(home.session, record.ref, home.host.ref, paused=False)
+        return
+    if record.power_state == "Suspended":
+        # The memory image is dropped, as a reset would.
+        vm.hard_shutdown(home.session, record.ref)
+        vm.start_on(home.session, record.ref, home.host.ref, paused=False)
+        return
+    if not hard and record.power_state == "Running":
+        try:
+            vm.clean_reboot(home.session, record.ref)
+            return
+        except errors.XapiFailure as exc:
+            if exc.code not in CLEAN_STOP_FAILED:
+                raise
+            LOG.info("Guest of %s did not reboot by itself: %s", name, exc)
+    vm.hard_reboot(home.session, record.ref)
+
+
+def pause(home: Home, name: str) -> None:
+    """Stop the server's processors; its memory stays."""
+    vm.pause(home.session, find(home, name).ref)
+
+
+def unpause(home: Home, name: str) -> None:
+    """Let the server's processors go on."""
+    vm.unpause(home.session, find(home, name).ref)

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Steps that make a server's disks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from xenapi_driver import exceptions, flow
+from xenapi_driver.images.cache import ImageCache
+from xenapi_driver.steps.build import DISK_TYPE_KEY, INSTANCE_KEY, Built, Server
+from xenapi_driver.xapi import vdi
+from xenapi_driver.xapi.home import Home
+
+
+class MakeRootDisk(flow.Step[Built]):
+    """Clone the cached image, or take the fetched one; grow it to the flavor.
+
+    Undo destroys the disk; the cache entry stays for the next build.
+    """
+
+    name = "root-disk"
+
+    def __init__(
+        self,
+        home: Home,
+        server: Server,
+        fetch: Callable[[], vdi.VdiRecord],
+        cache: ImageCache | None,
+    ) -> None:
+        """:param cache: None where this image is not to be kept"""
+        self._home = home
+        self._server = server
+        self._fetch = fetch
+        self._cache = cache
+
+    def run(self, state: Built) -> None:
+        session, server = self._home.session, self._server
+        keys = {INSTANCE_KEY: server.uuid, DISK_TYPE_KEY: "root"}
+        if self._cache is None:
+            image = self._fetch()
+            state.root_vdi = image.ref
+            self._check_size(image)
+            vdi.set_name_label(session, image.ref, server.name)
+            vdi.set_other_config(session, image.ref, keys)
+        else:
+            with self._cache.entry(server.image_id, self._fetch) as image:
+                self._check_size(image)
+                state.root_vdi = self._cache.clone(
+                    image, server.image_id, server.name, keys
+                )
+        if server.root_bytes is not None and server.root_bytes > image.virtual_size:
+            vdi.resize(session, state.root_vdi, server.root_bytes)
+
+    def undo(self, state: Built) -> None:
+        if state.root_vdi is not None:
+            vdi.destroy(self._home.session, state.root_vdi)
+            state.root_vdi = None
+
+    def _check_size(self, image: vdi.VdiRecord) -> None:
+        limit = self._server.root_bytes
+        if limit is not None and image.virtual_size > limit:
+            raise exceptions.ImageTooLarge(
+                self._server.image_id,
+                f"Image {self._server.image_id} has a disk of {image.virtual_size} "
+                f"bytes, more than the flavor's {limit} bytes: use a flavor with a "
+                "larger disk.",
+            )

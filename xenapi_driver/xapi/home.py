@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where servers live: one host, the SR of their disks, the bridge of their ports."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from xenapi_driver.xapi import errors, host, network, pbd, pool, sr
+from xenapi_driver.xapi.session import Session
+
+# SR types whose disks are plain VHD files below the SR's mount point.
+FILE_BASED = ("ext", "nfs", "file", "smb", "xfs", "cephfs", "glusterfs")
+
+FILTER_ADVICE = (
+    "set sr_matching_filter to default-sr:true or to "
+    "other-config:<key>=<value> of an SR that is plugged on this host"
+)
+
+
+class SrNotFound(errors.XapiError):
+    """No SR on our host matches ``sr_matching_filter``."""
+
+
+@dataclass(frozen=True)
+class Home:
+    """What every operation needs to know of the place it works in.
+
+    :ivar sr_path: the SR's directory in dom0, or None where disks are not files
+    :ivar integration_network: reference of the XAPI network on the integration
+        bridge, or None where none is configured
+    """
+
+    session: Session = field(repr=False)
+    host: host.HostRecord
+    sr: sr.SrRecord
+    sr_path: str | None
+    integration_network: str | None
+
+
+def find_sr(session: Session, matching: str) -> sr.SrRecord:
+    """Return the SR that ``matching`` names and our host can reach.
+
+    :param matching: ``default-sr:true`` or ``other-config:<key>=<value>``
+    :raises SrNotFound: malformed, or nothing matches
+    """
+    criterion, _, pattern = matching.partition(":")
+    key, _, value = pattern.partition("=")
+    if criterion == "default-sr" and pattern == "true":
+        ref = pool.get(session).default_sr
+        found = [] if ref is None else [sr.get(session, ref)]
+    elif criterion == "other-config" and key and value:
+        found = [s for s in sr.all(session) if s.other_config.get(key) == value]
+    else:
+        raise SrNotFound(
+            f"sr_matching_filter = {matching} cannot be understood: {FILTER_ADVICE}."
+        )
+    for record in found:
+        if pbd.of_host_sr(session, session.host_ref, record.ref) is not None:
+            return record
+    raise SrNotFound(
+        f"No SR on this host matches sr_matching_filter = {matching}: {FILTER_ADVICE}."
+    )
+
+
+def sr_path(session: Session, record: sr.SrRecord, base_path: str) -> str | None:
+    """Return the directory of the SR's disks in dom0, None where it has none."""
+    plugged = pbd.of_host_sr(session, session.host_ref, record.ref)
+    if plugged is not None and plugged.device_config.get("path"):
+        return plugged.device_config["path"]
+    if record.type in FILE_BASED:
+        return f"{base_path.rstrip('/')}/{record.uuid}"
+    return None
+
+
+def integration_network(session: Session, bridge: str) -> str:
+    """Return the network on ``bridge``, introducing the bridge when XAPI lacks it.
+
+    The bridge is Neutron's: XAPI only plugs VIFs into it (``managed`` false).
+    """
+    found = network.find_by_bridge(session, bridge)
+    if found is not None:
+        return found.ref
+    return network.create(
+        session,
+        {
+            "name_label": f"{bridge} (OpenStack integration bridge)",
+            "name_description": "Ports of OpenStack servers; wired by Neutron",
+            "bridge": bridge,
+            "managed": False,
+            "MTU": 1500,
+            "other_config": {},
+            "tags": [],
+        },
+    )
