@@ -10,8 +10,9 @@ Values are read in ``driver``, ``ops``, ``neutron``, ``console_relay`` and the
 commands, inside functions; the layers below are handed values.
 """
 
-from oslo_config import cfg
-from oslo_config import types
+from typing import Any
+
+from oslo_config import cfg, types
 
 # Class paths that configuration files in the field give for uploads, and the
 # handler that each of them means today.
@@ -39,14 +40,14 @@ class UploadHandler(types.String):
         return name
 
 
-def _renamed(kind: type[cfg.Opt], name: str, **kwargs: object) -> cfg.Opt:
+def _renamed(kind: type[cfg.Opt], name: str, **kwargs: Any) -> cfg.Opt:
     """Make an option that Icehouse knew as ``xenapi_<name>`` in ``[DEFAULT]``."""
     return kind(
         name, deprecated_name=f"xenapi_{name}", deprecated_group="DEFAULT", **kwargs
     )
 
 
-def _moved(kind: type[cfg.Opt], name: str, **kwargs: object) -> cfg.Opt:
+def _moved(kind: type[cfg.Opt], name: str, **kwargs: Any) -> cfg.Opt:
     """Make an option that Icehouse knew by the same name in ``[DEFAULT]``."""
     return kind(name, deprecated_group="DEFAULT", **kwargs)
 

@@ -22,8 +22,9 @@ from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
-from os_vif import objects
-from os_vif import plugin
+from os_vif import objects, plugin
+from os_vif.objects.instance_info import InstanceInfo
+from os_vif.objects.vif import VIFBase
 
 MODULE = "nova.virt.xenapi"
 
@@ -73,14 +74,10 @@ class DoorPlugin(plugin.PluginBase):
             plugin_name="xenapi_driver", vif_info=[]
         )
 
-    def plug(
-        self, vif: objects.vif.VIFBase, instance_info: objects.instance_info.InstanceInfo
-    ) -> None:
+    def plug(self, vif: VIFBase, instance_info: InstanceInfo) -> None:
         """Refuse: no VIF is ours."""
         raise NotImplementedError("xenapi_driver plugs no VIF through os-vif.")
 
-    def unplug(
-        self, vif: objects.vif.VIFBase, instance_info: objects.instance_info.InstanceInfo
-    ) -> None:
+    def unplug(self, vif: VIFBase, instance_info: InstanceInfo) -> None:
         """Refuse: no VIF is ours."""
         raise NotImplementedError("xenapi_driver unplugs no VIF through os-vif.")
