@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A fake host and a session that is logged in to it."""
 
-import fake_xapi
 import pytest
 
+from tests.unit.xapi import fake_xapi
 from xenapi_driver.xapi.session import Session
 from xenapi_driver.xapi.transport import InProcessTransport
 
@@ -15,9 +15,7 @@ def fake():
 
 @pytest.fixture
 def session(fake):
-    session = Session(
-        lambda: InProcessTransport(fake.handle), "root", "secret", "test"
-    )
+    session = Session(lambda: InProcessTransport(fake.handle), "root", "secret", "test")
     session.login()
     fake.calls.clear()
     yield session

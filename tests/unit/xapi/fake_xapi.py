@@ -6,9 +6,11 @@ everything else is set by the test. The embedded host is the strict one; this on
 can misbehave on the wire.
 """
 
+import contextlib
 import datetime
 import http.server
 import ipaddress
+import socket
 import ssl
 import threading
 import time
@@ -137,7 +139,9 @@ class FakeXapi:
                 if record["generation"] > since
             ]
             found += [
-                self.event(ref, "del") for at, ref in self.deleted if token and at > since
+                self.event(ref, "del")
+                for at, ref in self.deleted
+                if token and at > since
             ]
             return {
                 "events": found,
@@ -220,10 +224,8 @@ class HttpDoor:
     def drop_connections(self):
         """Close every open connection, as a host that restarts."""
         for sock in self.open_sockets:
-            try:
-                sock.shutdown(2)
-            except OSError:
-                pass
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
         self.open_sockets.clear()
 
     def close(self):

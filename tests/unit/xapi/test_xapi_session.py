@@ -3,9 +3,9 @@
 
 import threading
 
-import fake_xapi
 import pytest
 
+from tests.unit.xapi import fake_xapi
 from xenapi_driver.xapi import errors, transport
 from xenapi_driver.xapi.session import Session
 

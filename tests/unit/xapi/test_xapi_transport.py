@@ -5,9 +5,9 @@ import socket
 import socketserver
 import threading
 
-import fake_xapi
 import pytest
 
+from tests.unit.xapi import fake_xapi
 from xenapi_driver.xapi import errors, transport, wire
 
 PING = wire.call("system.listMethods", ())
