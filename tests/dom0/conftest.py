@@ -72,7 +72,7 @@ def fetch(host, images, download):
 
     def run(answer, **changes):
         request = download(**changes)
-        images.answers["/v2/images/%s/file" % request["image_id"]] = answer
+        images.answers["/v2/images/{}/file".format(request["image_id"])] = answer
         return host.call("glance", "download_vhd", request)
 
     return run

@@ -31,7 +31,7 @@ def test_one_disk_arrives_byte_for_byte(host, fetch, download):
     )
     assert request["uuid_stack"][-1] == said["root"]["uuid"]
     assert [said["root"]["uuid"]] == said["chain"]
-    assert 8 * MIB == said["root"]["virtual_size"]
+    assert said["root"]["virtual_size"] == 8 * MIB
     assert len(bytes(disk)) == said["bytes"]
     assert names(said) == host.left()
     assert bytes(disk) == leaf(host, said).read_bytes()
@@ -45,15 +45,15 @@ def test_a_chain_of_three_is_linked_under_its_new_names(host, fetch, prefix, com
     assert names(said) == host.left()
     files = chain_reader.chain_files(leaf(host, said))
     assert [uuid + ".vhd" for uuid in said["chain"]] == [path.name for path in files]
-    assert [1, 2, 3] == chain_reader.first_bytes(leaf(host, said))
+    assert chain_reader.first_bytes(leaf(host, said)) == [1, 2, 3]
     # A parent that is not hidden would never be collected by the SR.
-    assert [False, True, True] == [chain_reader.hidden(path) for path in files]
+    assert [chain_reader.hidden(path) for path in files] == [False, True, True]
 
 
 def test_sixteen_disks_are_the_longest_chain(host, fetch):
     disks = chain(*range(16))
     said = fetch(Answer(archives.image(disks)))
-    assert 16 == len(said["chain"])
+    assert len(said["chain"]) == 16
     assert list(range(16)) == chain_reader.first_bytes(leaf(host, said))
 
 
@@ -64,13 +64,13 @@ def test_old_names_are_ordered_snap_image_base(host, fetch):
          "swap.vhd": b"no disk", "ovf.xml": b"<x/>"}
     )
     said = fetch(Answer(image))
-    assert [1, 2, 3] == chain_reader.first_bytes(leaf(host, said))
+    assert chain_reader.first_bytes(leaf(host, said)) == [1, 2, 3]
     assert names(said) == host.left()
 
 
 def test_one_file_of_any_name_is_the_leaf(host, fetch):
     said = fetch(Answer(archives.named({"my disk.vhd": VhdFile(fill=9)})))
-    assert [9] == chain_reader.first_bytes(leaf(host, said))
+    assert chain_reader.first_bytes(leaf(host, said)) == [9]
 
 
 def test_pax_headers_are_read(host, fetch):
@@ -79,7 +79,7 @@ def test_pax_headers_are_read(host, fetch):
     info.pax_headers = {"path": "./0.vhd", "comment": "x" * 200}
     image = archives.pack(archives.tar([(info, data)], tarfile.PAX_FORMAT))
     said = fetch(Answer(image))
-    assert [9] == chain_reader.first_bytes(leaf(host, said))
+    assert chain_reader.first_bytes(leaf(host, said)) == [9]
 
 
 @pytest.mark.parametrize("algorithm", ["md5", "sha256", "sha512"])
@@ -97,13 +97,13 @@ def test_an_etag_that_is_no_md5_is_no_checksum(fetch):
 def test_headers_travel_and_an_own_range_does_not(fetch, images):
     fetch(Answer(archives.image([VhdFile()])), headers={"X-Auth-Token": "t", "X-A": ""})
     _path, headers = images.asked[-1]
-    assert "t" == headers["X-Auth-Token"]
-    assert "identity" == headers["Accept-Encoding"]
+    assert headers["X-Auth-Token"] == "t"
+    assert headers["Accept-Encoding"] == "identity"
 
 
 def test_a_chunked_answer_is_read(host, fetch):
     fetch(Answer(archives.image([VhdFile(fill=1)]), chunked=True))
-    assert 1 == len(host.left())
+    assert len(host.left()) == 1
 
 
 def test_max_bytes_is_the_sum_of_the_files(host, fetch):
@@ -119,7 +119,7 @@ def test_a_redirect_to_another_server_is_followed_without_the_token(
     other = images.url.replace("127.0.0.1", "localhost") + "/elsewhere"
     fetch(Answer(status=302, headers={"Location": other}))
     first, second = images.asked
-    assert "secret-token" == first[1]["X-Auth-Token"]
+    assert first[1]["X-Auth-Token"] == "secret-token"
     assert "X-Auth-Token" not in second[1]
 
 
@@ -133,8 +133,8 @@ def test_qemu_reads_the_base(host, fetch, tmp_path):
         check=True,
     )
     content = raw.read_bytes()
-    assert 8 * MIB == len(content)
-    assert b"\5" * 2 * MIB == content[: 2 * MIB]
+    assert len(content) == 8 * MIB
+    assert content[: 2 * MIB] == b"\5" * 2 * MIB
     assert content[2 * MIB:].strip(b"\0") == b""
 
 

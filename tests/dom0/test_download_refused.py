@@ -31,7 +31,7 @@ def refused(host):
         for word in words:
             assert word in " ".join(caught.value.params)
         assert "secret-token" not in str(caught.value)
-        assert [] == host.left()
+        assert host.left() == []
 
     return expect
 
@@ -182,9 +182,9 @@ def test_a_disk_of_the_sr_is_never_overwritten(host, fetch):
     (host.sr / (taken + ".vhd")).write_bytes(b"somebody's disk")
     with pytest.raises(PluginFailed) as caught:
         fetch(Answer(GOOD), uuid_stack=[taken])
-    assert "BAD_ARGUMENT" == caught.value.code
+    assert caught.value.code == "BAD_ARGUMENT"
     assert [taken + ".vhd"] == host.left()
-    assert b"somebody's disk" == (host.sr / (taken + ".vhd")).read_bytes()
+    assert (host.sr / (taken + ".vhd")).read_bytes() == b"somebody's disk"
 
 
 @pytest.mark.parametrize("algorithm", ["md5", "sha256", "sha512"])
@@ -279,7 +279,7 @@ class TestTls:
     def test_an_unknown_authority_is_refused(self, secure, refused, secure_images):
         with refused("IMAGE_TRANSFER_FAILED", "CERTIFICATE_VERIFY_FAILED"):
             secure()
-        assert [] == secure_images.asked
+        assert secure_images.asked == []
 
     def test_insecure_has_to_be_said(self, secure):
         assert secure(insecure=True)["bytes"] == len(DISK)
@@ -290,7 +290,7 @@ class TestTls:
         url = secure_images.url.replace("127.0.0.1", "localhost") + "/image"
         with refused("IMAGE_TRANSFER_FAILED"):
             secure(ca_file="/etc/ca.pem", url=url)
-        assert [] == secure_images.asked
+        assert secure_images.asked == []
 
     def test_a_redirect_out_of_tls_is_refused(
         self, secure, refused, secure_images, images
@@ -300,7 +300,7 @@ class TestTls:
         secure_images.answers["/image"] = Answer(status=302, headers=location)
         with refused("IMAGE_TRANSFER_FAILED", "https to http"):
             secure(ca_file="/etc/ca.pem")
-        assert [] == images.asked
+        assert images.asked == []
 
     def test_a_ca_file_without_certificates_is_a_bad_argument(
         self, secure, refused, host

@@ -41,7 +41,7 @@ def test_a_plugin_is_executable_and_names_python_3(path):
 
 def test_the_version_is_told(host):
     said = host.call("dom0_plugin_version", "get_version", {})
-    assert "3.0" == said["version"]
+    assert said["version"] == "3.0"
     assert "glance.download_vhd" in said["features"]
 
 
@@ -49,15 +49,15 @@ def test_the_version_is_told(host):
 def test_an_unknown_function_is_told_by_name(host, plugin):
     with pytest.raises(scratch_host.PluginFailed) as caught:
         host.call(plugin, "no_such", {})
-    assert "UNKNOWN_XENAPI_PLUGIN_FUNCTION" == caught.value.code
-    assert ["no_such"] == caught.value.params
+    assert caught.value.code == "UNKNOWN_XENAPI_PLUGIN_FUNCTION"
+    assert caught.value.params == ["no_such"]
 
 
 @pytest.mark.parametrize("request_text", ["{", "[]", "7", '"x"', '{"a": 1}'])
 def test_a_request_that_is_none_is_a_bad_argument(host, request_text):
     with pytest.raises(scratch_host.PluginFailed) as caught:
         host.call("dom0_plugin_version", "get_version", request_text)
-    assert "BAD_ARGUMENT" == caught.value.code
+    assert caught.value.code == "BAD_ARGUMENT"
 
 
 def test_nothing_is_compiled_into_the_plugin_folder(host, tmp_path):
@@ -84,7 +84,7 @@ def test_printing_does_not_break_the_answer(host, tmp_path):
     )
     process = host.start_call(str(noisy), "chatter", {})
     out, err = process.communicate(timeout=60)
-    assert {"said": "<&> \u4e2d"} == scratch_host.answer(out)
+    assert scratch_host.answer(out) == {"said": "<&> \u4e2d"}
     assert b"from a child" in err
 
 
@@ -100,8 +100,8 @@ def test_a_defect_is_told_as_the_hosts_own_library_tells_it(host, tmp_path):
     out, _err = process.communicate(timeout=60)
     with pytest.raises(scratch_host.PluginFailed) as caught:
         scratch_host.answer(out)
-    assert "XENAPI_PLUGIN_FAILURE" == caught.value.code
-    assert ["boom", "ZeroDivisionError"] == caught.value.params[:2]
+    assert caught.value.code == "XENAPI_PLUGIN_FAILURE"
+    assert caught.value.params[:2] == ["boom", "ZeroDivisionError"]
 
 
 def test_a_call_without_a_struct_of_arguments_is_refused(host):
@@ -111,7 +111,7 @@ def test_a_call_without_a_struct_of_arguments_is_refused(host):
     out, _err = process.communicate(timeout=60)
     with pytest.raises(scratch_host.PluginFailed) as caught:
         scratch_host.answer(out)
-    assert "BAD_ARGUMENT" == caught.value.code
+    assert caught.value.code == "BAD_ARGUMENT"
 
 
 BAD = {
@@ -156,7 +156,7 @@ def test_each_bad_argument_is_refused_by_its_name(host, download):
                 caught.value.code, caught.value.params[0]
             ), value
             assert "secret-token" not in str(caught.value.params)
-    assert [] == host.left()
+    assert host.left() == []
 
 
 def test_an_sr_that_is_a_link_out_of_the_mounts_is_refused(host, download, tmp_path):
@@ -168,4 +168,4 @@ def test_an_sr_that_is_a_link_out_of_the_mounts_is_refused(host, download, tmp_p
         host.call(
             "glance", "download_vhd", download(sr_path="/run/sr-mount/" + linked)
         )
-    assert ["sr_path", "leads out of /run/sr-mount"] == caught.value.params
+    assert caught.value.params == ["sr_path", "leads out of /run/sr-mount"]

@@ -8,11 +8,11 @@ import time
 import uuid
 
 import pytest
+from xenapi_dom0 import failures, staging
 
 from tests.dom0 import archives
 from tests.dom0.image_server import Answer
 from tests.dom0.vhd_files import VhdFile
-from xenapi_dom0 import failures, staging
 
 IMAGE = archives.image([VhdFile(fill=1)], compress=False)
 
@@ -36,15 +36,15 @@ def half_way(host, images, download):
 def test_sigterm_cleans_up_and_ends_by_the_signal(host, half_way):
     half_way.terminate()
     out, err = half_way.communicate(timeout=30)
-    assert -signal.SIGTERM == half_way.returncode
-    assert (b"", b"") == (out, err)
-    assert [] == host.left()
+    assert half_way.returncode == -signal.SIGTERM
+    assert (out, err) == (b"", b"")
+    assert host.left() == []
 
 
 def test_what_a_killed_call_left_goes_with_the_next_call(host, half_way, fetch):
     half_way.kill()
     half_way.communicate(timeout=30)
-    assert [] != host.left()
+    assert host.left() != []
     said = fetch(Answer(IMAGE))
     assert [said["root"]["uuid"] + ".vhd"] == host.left()
 
@@ -54,7 +54,7 @@ def test_the_next_call_cleans_up_even_if_it_fails(host, half_way, fetch):
     half_way.communicate(timeout=30)
     with contextlib.suppress(Exception):
         fetch(Answer(status=404))
-    assert [] == host.left()
+    assert host.left() == []
 
 
 def test_a_call_that_runs_is_left_alone(host, half_way, fetch):
@@ -93,9 +93,9 @@ class TestPlacing:
         with pytest.raises(failures.Failure) as caught, staging.folder(sr) as folder:
             self.files(folder, uuids)
             staging.place(folder, str(sr), uuids)
-        assert failures.NO_SPACE == caught.value.code
+        assert caught.value.code == failures.NO_SPACE
         assert {mid + ".vhd", base + ".vhd"} < set(seen)
-        assert [] == os.listdir(sr)
+        assert os.listdir(sr) == []
 
     def test_the_next_call_takes_back_half_a_chain(self, sr):
         leaf, base = uuids = [str(uuid.uuid4()) for _ in range(2)]

@@ -5,10 +5,10 @@ import os
 import random
 
 import pytest
+from xenapi_dom0 import failures, vhd
 
 from tests.dom0 import golden
 from tests.dom0.vhd_files import VhdFile
-from xenapi_dom0 import failures, vhd
 
 EPOCH = 946684800
 
@@ -41,7 +41,7 @@ def test_what_the_hosts_tool_made_is_understood(disk, name, kind, hidden):
 def test_what_the_hosts_tool_refuses_is_refused(disk, name):
     with pytest.raises(failures.Failure) as caught:
         disk(name)
-    assert failures.IMAGE_CORRUPT == caught.value.code
+    assert caught.value.code == failures.IMAGE_CORRUPT
     assert caught.value.params[0].startswith(name + ": ")
 
 
@@ -90,8 +90,8 @@ def test_no_change_of_one_metadata_byte_does_more_than_refuse(tmp_path):
             try:
                 vhd.check(str(path), "x")
             except failures.Failure as exc:
-                assert failures.IMAGE_CORRUPT == exc.code
+                assert exc.code == failures.IMAGE_CORRUPT
                 refused += 1
             out.seek(at)
             out.write(good[at:at + 1])
-    assert 400 == refused
+    assert refused == 400
