@@ -22,6 +22,7 @@ class Answer:
 
     body: bytes = b""
     status: int = 200
+    reason: str | None = None
     headers: dict[str, str] = field(default_factory=dict)
     announce: int | None = None  # Content-Length, None: the true one
     stop_after: int | None = None  # bytes after which the connection is closed
@@ -72,7 +73,7 @@ class ImageServer:
                 outer.asked.append((self.path, dict(self.headers)))
                 answer = outer.answers.get(self.path, Answer(status=404))
                 self.close_connection = True
-                self.send_response(answer.status)
+                self.send_response(answer.status, answer.reason)
                 for name, value in answer.headers.items():
                     self.send_header(name, value)
                 if answer.chunked:

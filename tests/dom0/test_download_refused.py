@@ -224,6 +224,7 @@ def test_an_image_that_is_bad_at_its_source_is_not_asked_for_again(fetch, refuse
         Answer(GOOD, length_known=False, stop_after=1000),
         Answer(status=500),
         Answer(status=503),
+        Answer(status=502, reason="</value>\x01\x1b[2J" + "x" * 5000),
         Answer(status=401),
         Answer(status=302, headers={"Location": "file:///etc/passwd"}),
         Answer(status=302, headers={"Location": "ftp://127.0.0.1/x"}),

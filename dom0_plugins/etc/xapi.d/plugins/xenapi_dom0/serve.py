@@ -21,6 +21,7 @@ import xmlrpc.client
 from xenapi_dom0 import failures, paths
 
 LOG = logging.getLogger("xenapi_dom0")
+MAX_TEXT = 2000  # characters of one parameter of a failure
 
 
 class Stopped(BaseException):
@@ -59,15 +60,25 @@ def _answer(functions, plugin):
         value = json.dumps(functions[name](request))
     except failures.Failure as exc:
         LOG.warning("%s.%s refused: %s %s", plugin, name, exc.code, exc.params)
-        return {"Status": "Failure", "ErrorDescription": [exc.code] + exc.params}
+        return _failure([exc.code] + exc.params)
     except Exception as exc:
         # The top of the process: a defect of ours. It is told as the host's own
         # plugin library tells one, so that the caller knows it from a refusal.
         LOG.exception("%s.%s failed", plugin, name)
-        description = ["XENAPI_PLUGIN_FAILURE", name, type(exc).__name__, str(exc)]
-        return {"Status": "Failure", "ErrorDescription": description}
+        return _failure(
+            ["XENAPI_PLUGIN_FAILURE", name, type(exc).__name__, str(exc)]
+        )
     LOG.info("%s.%s took %.1f s", plugin, name, time.monotonic() - began)
     return {"Status": "Success", "Value": value}
+
+
+def _failure(description):
+    """Return a Failure answer; texts of others must not break its XML."""
+    plain = [
+        "".join(char if char.isprintable() else "?" for char in text[:MAX_TEXT])
+        for text in description
+    ]
+    return {"Status": "Failure", "ErrorDescription": plain}
 
 
 def _parse(argv):
