@@ -14,6 +14,7 @@ import ssl
 import sys
 import urllib.request
 import xmlrpc.client
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,9 @@ class Host:
         self.layout = layout
         self.processes = processes
         self.url = f"https://{LOOPBACK}:{layout.port('xapi')}"
-        self.certificate = layout.xapi / "tls" / "cert.pem"
+        # As on a real host: key and certificate in one file.
+        self.identity = layout.xapi / "xapi-ssl.pem"
+        self.certificate = layout.etc / "xapi-host.pem"
         self._session: str | None = None
         self._proxy: xmlrpc.client.ServerProxy | None = None
 
@@ -52,10 +55,11 @@ class Host:
         )
         self.processes.wait(
             PROCESS,
-            lambda: answers(port) and self.certificate.exists(),
-            f"to listen on {port}",
+            lambda: answers(port) and self.identity.exists(),
+            f"to listen on {port} and to have {self.identity.name}",
             60,
         )
+        self.certificate.write_text(certificate_of(self.identity))
 
     def options(self) -> dict[str, Any]:
         """The [xenserver] options with which nova-compute finds this host."""
@@ -90,9 +94,9 @@ class Host:
         except (OSError, ValueError) as exc:
             raise DemoFailure(f"{url} to answer in JSON", exc, log) from exc
 
-    def requests(self) -> int:
-        """XenAPI requests since the host started, without event polls."""
-        return int(self.admin("requests")["total"])
+    def requests(self) -> Counter[str]:
+        """XenAPI requests by method since the host started, without event polls."""
+        return Counter(self.admin("requests")["by_method"])
 
     def call(self, method: str, *args: Any) -> Any:
         """One XenAPI call, logged in as the driver is.
@@ -153,8 +157,14 @@ class Host:
         return {record["uuid"]: record for record in records}
 
 
+def certificate_of(identity: Path) -> str:
+    """The certificate of a PEM file that also holds the private key."""
+    text = identity.read_text()
+    return text[text.index(ssl.PEM_HEADER) :]
+
+
 def fingerprint(certificate: Path) -> str:
-    """SHA-256 of a PEM file's first certificate: hexadecimal pairs with colons."""
+    """SHA-256 of a PEM certificate: hexadecimal pairs with colons."""
     der = ssl.PEM_cert_to_DER_cert(certificate.read_text())
     digest = hashlib.sha256(der).hexdigest().upper()
     return ":".join(digest[i : i + 2] for i in range(0, len(digest), 2))

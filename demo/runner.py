@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 
 import openstack.exceptions
@@ -22,13 +23,13 @@ def run_step(job: Job, step: Step) -> Line:
     """
     host = job.cloud.host
     try:
-        requests, began = host.requests(), time.monotonic()
+        before, began = host.requests(), time.monotonic()
         step.act(job)
-        seconds, requests = time.monotonic() - began, host.requests() - requests
+        seconds, requests = time.monotonic() - began, host.requests() - before
         seen = step.look(job)
         if step.bar is not None:
             wanted = f"at most {step.bar} XenAPI requests"
-            expect(requests <= step.bar, wanted, requests, job.log())
+            expect(requests.total() <= step.bar, wanted, told(requests), job.log())
     except DemoFailure as failure:
         failure.step = step.name
         raise
@@ -36,7 +37,13 @@ def run_step(job: Job, step: Step) -> Line:
         refusal = DemoFailure("the API to accept the request", exc, job.log("nova-api"))
         refusal.step = step.name
         raise refusal from exc
-    return Line(step.name, seconds, requests, step.bar, seen)
+    return Line(step.name, seconds, requests.total(), step.bar, seen)
+
+
+def told(requests: Counter[str]) -> str:
+    """How many requests, and which."""
+    which = (f"{count} {name}" for name, count in sorted(requests.items()))
+    return f"{requests.total()}: {', '.join(which)}"
 
 
 def run_steps(job: Job, steps: Sequence[Step], console: Console) -> list[Line]:

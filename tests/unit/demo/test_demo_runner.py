@@ -3,6 +3,7 @@
 
 import io
 import json
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,10 +22,10 @@ class CountingHost:
     """Stands for the embedded host: answers how many requests it got."""
 
     def __init__(self):
-        self.count = 100
+        self.count = Counter({"VM.get_record": 100})
 
     def requests(self):
-        return self.count
+        return Counter(self.count)
 
 
 @pytest.fixture
@@ -36,14 +37,14 @@ def job():
 
 def asking(times):
     def act(job):
-        job.cloud.host.count += times
+        job.cloud.host.count["VM.start_on"] += times
 
     return act
 
 
 def look(job):
     # What the look itself asks is not the driver's.
-    job.cloud.host.count += 50
+    job.cloud.host.count["VM.get_record"] += 50
     return "seen"
 
 
@@ -56,6 +57,7 @@ def test_step_over_its_bar_fails(job):
     with pytest.raises(DemoFailure, match="at most 6 XenAPI requests") as caught:
         run_step(job, Step("delete", asking(7), look, 6))
     assert caught.value.step == "delete"
+    assert caught.value.seen == "7: 7 VM.start_on"
 
 
 def test_refused_request_is_a_failure_of_the_step(job):
@@ -75,7 +77,7 @@ def test_failed_look_stops_the_steps(job):
     steps = [Step("one", asking(1), bad), Step("two", asking(1), look)]
     with pytest.raises(DemoFailure):
         run_steps(job, steps, console)
-    assert job.cloud.host.count == 101
+    assert job.cloud.host.count.total() == 101
 
 
 def test_failure_is_told_in_full():
