@@ -118,8 +118,11 @@ class Session:
                 self._once("session.logout", (ref,))
             except errors.XapiError as exc:
                 LOG.debug("The session was not closed on the host: %s", exc)
-        self._drop_poller()
+        poller = self._poller
+        if poller is not None:
+            poller.interrupt()
         self.events.join()
+        self._drop_poller()
         self._drop_idle()
 
     def _logged_in(self) -> str:

@@ -45,7 +45,10 @@ class Transport(Protocol):
         """
 
     def close(self) -> None:
-        """Close the connection; a request that waits in another thread ends."""
+        """Close the connection; for the thread that uses it."""
+
+    def interrupt(self) -> None:
+        """End a request that waits in another thread: it gets ConnectionLost."""
 
     def elsewhere(self, address: str) -> Transport:
         """Return an unopened transport to another host, otherwise the same."""
@@ -156,8 +159,7 @@ class HttpTransport:
             self.close()
             reason = f"no answer within {self._timeouts.read:g} seconds"
             raise errors.ConnectionLost(self.url, reason) from exc
-        except (OSError, http.client.HTTPException, ValueError) as exc:
-            # ValueError: the socket was closed by close() in another thread.
+        except (OSError, http.client.HTTPException) as exc:
             self.close()
             raise errors.ConnectionLost(self.url, _reason(exc)) from exc
         if response.will_close:
@@ -171,15 +173,18 @@ class HttpTransport:
 
     def close(self) -> None:
         connection, self._connection = self._connection, None
-        if connection is None:
-            return
-        if connection.sock is not None:
-            # A thread that waits for an answer is woken by this, not by close.
+        if connection is not None:
+            connection.close()
+
+    def interrupt(self) -> None:
+        # close() would pull objects away from under the other thread.
+        connection = self._connection
+        sock = connection.sock if connection is not None else None
+        if sock is not None:
             try:
-                connection.sock.shutdown(socket.SHUT_RDWR)
+                sock.shutdown(socket.SHUT_RDWR)
             except OSError:
                 LOG.debug("The connection to %s was closed already.", self.url)
-        connection.close()
 
     def _opened(self) -> http.client.HTTPConnection:
         connection = self._connection
@@ -297,6 +302,9 @@ class InProcessTransport:
 
     def close(self) -> None:
         """Do nothing: there is no connection."""
+
+    def interrupt(self) -> None:
+        """Do nothing: session.logout ends what waits."""
 
     def elsewhere(self, address: str) -> Transport:
         reason = f"the pool coordinator is {address}, and not in this process"
