@@ -21,6 +21,9 @@ class _AsGiven(argparse.ArgumentParser):
     ) -> argparse.Namespace:
         return argparse.Namespace(argv=list(args or ()))
 
+    def print_help(self, file: Any = None) -> None:
+        command.main(["--help"])
+
 
 class Sim(Command):
     """Start the embedded XAPI host; --help names its options.

@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The scripts for dom0 are found, in a source tree as in an installation."""
+
+from __future__ import annotations
+
+import pytest
+
+from xenapi_driver.cmd import plugin_tree
+
+
+def test_the_source_tree_has_them():
+    assert (plugin_tree.plugins() / "glance").is_file()
+
+
+def test_an_installation_has_them_below_the_prefix(monkeypatch, tmp_path):
+    monkeypatch.setattr(plugin_tree, "_ROOT", tmp_path / "site-packages")
+    monkeypatch.setattr(plugin_tree.sys, "prefix", str(tmp_path))
+    installed = tmp_path / "share" / "xenapi-driver" / "dom0_plugins"
+    (installed / plugin_tree.PLUGIN_FOLDER).mkdir(parents=True)
+    assert installed == plugin_tree.find()
+
+
+def test_an_error_names_every_place(monkeypatch, tmp_path):
+    places = [tmp_path / "one", tmp_path / "two"]
+    monkeypatch.setattr(plugin_tree, "candidates", lambda: places)
+    with pytest.raises(plugin_tree.TreeMissing, match=r"one, .*two"):
+        plugin_tree.find()
