@@ -25,17 +25,17 @@ def backend_errors(fallback: str = "SR_BACKEND_FAILURE_46") -> Iterator[None]:
     try:
         yield
     except NoSpace as error:
-        raise _backend("SR_BACKEND_FAILURE_44", f"There is insufficient space: {error}")
+        text = f"There is insufficient space: {error}"
+        raise Failure("SR_BACKEND_FAILURE_44", "", text, "") from error
     except BadSize as error:
-        raise _backend("SR_BACKEND_FAILURE_79", f"VDI Invalid size [opterr={error}]")
+        text = f"VDI Invalid size [opterr={error}]"
+        raise Failure("SR_BACKEND_FAILURE_79", "", text, "") from error
     except ChainTooLong as error:
-        raise _backend("SR_BACKEND_FAILURE_109", f"Snapshot chain too long: {error}")
+        text = f"Snapshot chain too long: {error}"
+        raise Failure("SR_BACKEND_FAILURE_109", "", text, "") from error
     except (Broken, Missing) as error:
-        raise _backend(fallback, f"The VDI is not available [opterr={error}]")
-
-
-def _backend(code: str, text: str) -> Failure:
-    return Failure(code, "", text, "")
+        text = f"The VDI is not available [opterr={error}]"
+        raise Failure(fallback, "", text, "") from error
 
 
 def require_attached(world: World, sr: str) -> None:

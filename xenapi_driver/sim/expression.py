@@ -115,7 +115,8 @@ def _field_text(record: Record, name: str) -> str:
     """Return a field as the text that the database compares."""
     plain = name.replace("__", "_")
     if plain not in record:
-        raise Failure("INTERNAL_ERROR", f'Db_exn.DBCache_NotFound("missing field", "{name}")')
+        text = f'Db_exn.DBCache_NotFound("missing field", "", "{name}")'
+        raise Failure("INTERNAL_ERROR", text)
     value = record[plain]
     if isinstance(value, bool):
         return str(value).lower()

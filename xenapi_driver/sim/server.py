@@ -125,7 +125,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _answer(self, status: int, kind: str, body: bytes) -> None:
         self.send_response(status)
-        self.send_header("connection", "close" if self.close_connection else "keep-alive")
+        kept = "close" if self.close_connection else "keep-alive"
+        self.send_header("connection", kept)
         self.send_header("cache-control", "no-cache, no-store")
         self.send_header("content-type", kind)
         self.send_header("content-length", str(len(body)))

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The simulated XAPI host as a whole."""
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from xenapi_driver.sim import catalogue, inventory, schema, wire
 from xenapi_driver.sim.dispatch import Dispatcher, Requests
-from xenapi_driver.sim.dom0 import Dom0
+from xenapi_driver.sim.dom0 import Dom0, find_dom0_python
 from xenapi_driver.sim.failure import Failure
 from xenapi_driver.sim.faults import Faults
 from xenapi_driver.sim.messages import COMPUTED
@@ -16,6 +17,12 @@ from xenapi_driver.sim.start_of_day import GIB, Hardware, populate
 from xenapi_driver.sim.world import Behaviour, World
 
 _RAW_ANSWERS = ("system.listMethods", "system.isAlive")
+
+
+@lru_cache(maxsize=1)
+def _found_python() -> str:
+    """Return the interpreter of the plugins; looking for it starts processes."""
+    return find_dom0_python()
 
 
 class Simulator:
@@ -44,11 +51,10 @@ class Simulator:
     ) -> None:
         if not catalogue.MODULES:
             raise RuntimeError("The classes of the simulator were not found.")
-        dom0 = Dom0(Path(state_dir) / "dom0", plugins_dir, dom0_python)
+        python = dom0_python or _found_python()
+        dom0 = Dom0(Path(state_dir) / "dom0", plugins_dir, python)
         registry = Registry(schema.load(), COMPUTED)
-        self.world = World(
-            registry, dom0, username, password, behaviour or Behaviour()
-        )
+        self.world = World(registry, dom0, username, password, behaviour or Behaviour())
         hardware = hardware or Hardware(sr_size=sr_size_bytes)
         populate(self.world, dom0.root / "run", hardware, hosts)
         self._dispatcher = Dispatcher(self.world)

@@ -48,8 +48,7 @@ STATES: dict[str, tuple[str, ...]] = {
 _LISTED = [
     name
     for name in STATES
-    if name
-    not in ("changing_VCPUs", "changing_memory_limits", "shutdown")
+    if name not in ("changing_VCPUs", "changing_memory_limits", "shutdown")
     and not name.startswith(("send_", "call_"))
 ]
 _NOT_FOR_TEMPLATES = {

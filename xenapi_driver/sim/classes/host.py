@@ -16,7 +16,14 @@ from xenapi_driver.sim.world import now
 def allowed_operations(db: Registry, ref: str, row: Row) -> list[str]:
     """Return what the host takes now."""
     if row["enabled"]:
-        return ["vm_migrate", "provision", "vm_resume", "enable", "evacuate", "vm_start"]
+        return [
+            "vm_migrate",
+            "provision",
+            "vm_resume",
+            "enable",
+            "evacuate",
+            "vm_start",
+        ]
     return ["enable", "evacuate", "reboot", "shutdown"]
 
 
@@ -112,7 +119,10 @@ def reboot(call: Call, host: str) -> None:
         raise Failure("HOST_NOT_DISABLED")
     if get_vms_which_prevent_evacuation(call, host):
         raise Failure("HOST_HAS_RESIDENT_VMS", host)
-    stamp = {"boot_time": f"{time.time():.0f}.", "agent_start_time": f"{time.time():.0f}."}
+    stamp = {
+        "boot_time": f"{time.time():.0f}.",
+        "agent_start_time": f"{time.time():.0f}.",
+    }
     call.db.update(
         "host",
         host,

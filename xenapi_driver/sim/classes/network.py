@@ -39,13 +39,13 @@ def destroy(call: Call, ref: str) -> None:
     row = call.db.row("network", ref)
     if row["other_config"].get("is_host_internal_management_network") == "true":
         raise Failure("CANNOT_DESTROY_SYSTEM_NETWORK", ref)
-    if row["PIFs"]:
-        raise Failure("NETWORK_CONTAINS_PIF", *row["PIFs"])
     plugged = [
         vif for vif in row["VIFs"] if call.db.row("VIF", vif)["currently_attached"]
     ]
     if plugged:
         raise Failure("NETWORK_CONTAINS_VIF", *plugged)
+    if row["PIFs"]:
+        raise Failure("NETWORK_CONTAINS_PIF", *row["PIFs"])
     for vif in row["VIFs"]:
         call.db.destroy("VIF", vif)
     call.db.destroy("network", ref)

@@ -40,19 +40,16 @@ def create(call: Call, label: str, description: str) -> str:
     )
 
 
-def _runs(call: Call, ref: str) -> bool:
-    row = call.db.row("task", ref)
-    return row["status"] == "pending" and row["name_label"].startswith("Async.")
-
-
 @message("task.destroy")
 def destroy(call: Call, ref: str) -> None:
-    """Remove a task; one that is under way goes when it is done."""
-    if _runs(call, ref):
-        operations = {**call.db.row("task", ref)["current_operations"], "": "destroy"}
-        call.db.update("task", ref, current_operations=operations)
-    else:
+    """Remove a task; a pending one is marked and goes when it is done."""
+    row = call.db.row("task", ref)
+    if row["status"] != "pending":
         call.db.destroy("task", ref)
+        return
+    label = f"DummyRef:|{call.db.new_uuid()}|task.destroy"
+    operations = {**row["current_operations"], label: "destroy"}
+    call.db.update("task", ref, current_operations=operations)
 
 
 @message("task.cancel")
@@ -73,6 +70,9 @@ def set_status(call: Call, ref: str, value: str) -> None:
     call.db.update("task", ref, status=value)
     if value == "success":
         call.db.update("task", ref, progress=1.0)
+    marked = call.db.row("task", ref)["current_operations"].values()
+    if value != "pending" and "destroy" in marked:
+        call.db.destroy("task", ref)
 
 
 @message("task.set_progress")

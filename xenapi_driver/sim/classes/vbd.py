@@ -83,6 +83,8 @@ def create(call: Call, record: dict[str, Any]) -> str:
             raise Failure("VDI_READONLY", record["VDI"])
     record["userdevice"] = _position(call, record["VM"], record["userdevice"])
     record.update(currently_attached=False, device="")
+    # The class of these is gone, references to it are not.
+    record["metrics"] = db.new_ref()
     return db.create("VBD", record)
 
 

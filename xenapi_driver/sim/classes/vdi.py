@@ -77,9 +77,7 @@ def create(call: Call, record: dict[str, Any]) -> str:
     uuid = db.new_uuid()
     with disks.backend_errors():
         store.create(uuid, size)
-    ref = db.create(
-        "VDI", {**record, "uuid": uuid, "location": uuid, "managed": True}
-    )
+    ref = db.create("VDI", {**record, "uuid": uuid, "location": uuid, "managed": True})
     disks.scan(world, record["SR"])
     return ref
 
@@ -140,7 +138,7 @@ def copy(call: Call, ref: str, sr: str, base: str, into: str) -> str:
     with db.changed:
         row = _require_copyable(call, ref)
         if into != NULL:
-            return _require_unused(call, into, "copy") and into
+            return _copy_into(call, ref, into)
         db.row("SR", sr)
         source, target = disks.store_of(world, row["SR"]), disks.store_of(world, sr)
         uuid = db.new_uuid()
@@ -158,6 +156,21 @@ def copy(call: Call, ref: str, sr: str, base: str, into: str) -> str:
         )
         disks.scan(world, sr)
         return new
+
+
+def _copy_into(call: Call, ref: str, into: str) -> str:
+    """Replace what a disk of at least the same size holds."""
+    db, world = call.db, call.world
+    source, target = db.row("VDI", ref), _require_unused(call, into, "copy")
+    if target["virtual_size"] < source["virtual_size"]:
+        size = str(source["virtual_size"])
+        raise Failure("VDI_TOO_SMALL", into, size)
+    store = disks.store_of(world, target["SR"])
+    with disks.backend_errors():
+        store.destroy(target["uuid"])
+        disks.store_of(world, source["SR"]).copy(source["uuid"], target["uuid"], store)
+    disks.scan(world, target["SR"])
+    return into
 
 
 def _require_copyable(call: Call, ref: str) -> Row:

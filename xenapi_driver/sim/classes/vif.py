@@ -47,9 +47,9 @@ def create(call: Call, record: dict[str, Any]) -> str:
     vm = call.db.row("VM", record["VM"])
     call.db.row("network", record["network"])
     device = record["device"]
-    if not device.isdigit() or int(device) >= MAX_DEVICES:
+    if not device.isdigit():
         raise Failure("INVALID_DEVICE", device)
-    if device not in get_allowed_devices(call, record["VM"]):
+    if device in {call.db.row("VIF", ref)["device"] for ref in vm["VIFs"]}:
         raise Failure("DEVICE_ALREADY_EXISTS", device)
     if record["MAC"] == "":
         seed = vm["other_config"].get("mac_seed", vm["uuid"])
@@ -59,8 +59,9 @@ def create(call: Call, record: dict[str, Any]) -> str:
         raise Failure("MAC_INVALID", record["MAC"])
     for name, version in (("ipv4_allowed", 4), ("ipv6_allowed", 6)):
         _check_addresses(name, version, record[name])
-    record["MAC"] = record["MAC"].lower()
     record["currently_attached"] = False
+    # The class of these is gone, references to it are not.
+    record["metrics"] = call.db.new_ref()
     return call.db.create("VIF", record)
 
 

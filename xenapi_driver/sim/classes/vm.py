@@ -45,7 +45,9 @@ def create(call: Call, record: dict[str, Any]) -> str:
     record["metrics"] = new_metrics(db)
     record["domid"] = -1
     if record["has_vendor_device"]:
-        record["hardware_platform_version"] = max(2, record["hardware_platform_version"])
+        record["hardware_platform_version"] = max(
+            2, record["hardware_platform_version"]
+        )
     return db.create("VM", record)
 
 
@@ -190,8 +192,9 @@ def set_is_a_template(call: Call, ref: str, value: bool) -> None:
 def set_vcpus(call: Call, ref: str, value: int) -> None:
     """Change the number of processors of a halted VM."""
     row = call.db.row("VM", ref)
-    states.require_state(ref, row, "changing_VCPUs")
     name = call.method.removeprefix("VM.set_")
+    if name == "VCPUs_max":
+        states.require_state(ref, row, "changing_VCPUs")
     after = {**row, name: value}
     if not 0 < after["VCPUs_at_startup"] <= after["VCPUs_max"]:
         raise Failure("INVALID_VALUE", _VCPUS, str(value))
@@ -305,8 +308,7 @@ def set_hvm_shadow_multiplier(call: Call, ref: str, value: float) -> None:
 
 @message("VM.set_domain_type")
 def set_domain_type(call: Call, ref: str, value: str) -> None:
-    """Choose how the guest is virtualised."""
-    states.require_state(ref, call.db.row("VM", ref), "changing_VCPUs")
+    """Choose how the guest is virtualised from its next start on."""
     policy = "" if value == "pv" else "BIOS order"
     call.db.update("VM", ref, domain_type=value, HVM_boot_policy=policy)
 
@@ -314,7 +316,6 @@ def set_domain_type(call: Call, ref: str, value: str) -> None:
 @message("VM.set_HVM_boot_policy")
 def set_hvm_boot_policy(call: Call, ref: str, value: str) -> None:
     """Choose the kind of guest in the older way."""
-    states.require_state(ref, call.db.row("VM", ref), "changing_VCPUs")
     kind = "hvm" if value else "pv"
     call.db.update("VM", ref, domain_type=kind, HVM_boot_policy=value)
 

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A simulated host, and clients that reach it in every way it can be reached."""
+
+import ssl
+
+import pytest
+
+from tests.sim.clients import HttpSender, JsonClient, XmlClient
+from xenapi_driver.sim import Behaviour, Simulator
+
+
+@pytest.fixture
+def sim(tmp_path):
+    simulator = Simulator(tmp_path / "state", behaviour=Behaviour(shutdown_timeout=0.2))
+    yield simulator
+    simulator.close()
+
+
+@pytest.fixture(params=["in-process", "http", "https", "json"])
+def client(request, sim):
+    """A logged-in client; tests with it run once for each door."""
+    if request.param == "in-process":
+        yield XmlClient(sim.handle)
+        return
+    server = sim.serve(tls=request.param == "https")
+    context = None
+    if request.param == "https":
+        context = ssl.create_default_context(cafile=str(server.cert_file))
+    path = "/jsonrpc" if request.param == "json" else "/"
+    sender = HttpSender(server, path, context)
+    yield (JsonClient if request.param == "json" else XmlClient)(sender)
+    sender.connection.close()
+
+
+@pytest.fixture
+def local(sim):
+    """A client in process, for tests where the door does not matter."""
+    return XmlClient(sim.handle)

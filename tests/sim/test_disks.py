@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""VDI objects and the files behind them."""
+
+import shutil
+import uuid
+
+import pytest
+
+from tests.sim.clients import GIB, Refused, XmlClient, vdi_record
+from xenapi_driver.sim import Simulator
+
+
+def refusal(client, method, *params):
+    with pytest.raises(Refused) as caught:
+        client.call(method, *params)
+    return caught.value.args[0]
+
+
+@pytest.fixture
+def sr(sim, local):
+    return local.call("SR.get_by_uuid", sim.default_sr_uuid)
+
+
+def names(sim):
+    return sorted(path.stem for path in sim.sr_path.glob("*.vhd"))
+
+
+def test_disk_is_a_file_named_after_it(sim, local, sr):
+    vdi = local.call("VDI.create", vdi_record(sr, virtual_size=str(GIB + 1)))
+    record = local.call("VDI.get_record", vdi)
+    assert names(sim) == [record["uuid"]]
+    assert int(record["virtual_size"]) == GIB + 2 * 1024**2
+    assert record["managed"] is True
+
+
+def test_clone_makes_a_hidden_parent(sim, local, sr):
+    vdi = local.call("VDI.create", vdi_record(sr))
+    twin = local.call("VDI.clone", vdi)
+    records = local.call("VDI.get_all_records")
+    hidden = [rec for rec in records.values() if rec["SR"] == sr and not rec["managed"]]
+    assert [rec["name_label"] for rec in hidden] == ["base copy"]
+    parent = hidden[0]["uuid"]
+    for ref in (vdi, twin):
+        assert records[ref]["sm_config"]["vhd-parent"] == parent
+    assert len(names(sim)) == 3
+
+
+def test_destroy_collects_parents(sim, local, sr):
+    before = sim.inventory()
+    vdi = local.call("VDI.create", vdi_record(sr))
+    twin = local.call("VDI.clone", vdi)
+    local.call("VDI.destroy", vdi)
+    local.call("VDI.destroy", twin)
+    assert sim.inventory() == before
+
+
+def test_resize_grows_only(local, sr):
+    vdi = local.call("VDI.create", vdi_record(sr))
+    local.call("VDI.resize", vdi, str(2 * GIB))
+    assert int(local.call("VDI.get_virtual_size", vdi)) == 2 * GIB
+    assert refusal(local, "VDI.resize", vdi, str(GIB))[0] == "SR_BACKEND_FAILURE_79"
+
+
+def test_copy_is_independent(sim, local, sr):
+    vdi = local.call("VDI.create", vdi_record(sr))
+    record = local.task("Async.VDI.copy", vdi, sr)
+    assert record["status"] == "success"
+    new = record["result"].removeprefix("<value>").removesuffix("</value>")
+    local.call("VDI.destroy", vdi)
+    assert names(sim) == [local.call("VDI.get_uuid", new)]
+
+
+def test_scan_finds_new_files_and_drops_vanished_ones(sim, local, sr):
+    vdi = local.call("VDI.create", vdi_record(sr))
+    old = local.call("VDI.get_uuid", vdi)
+    new = str(uuid.uuid4())
+    shutil.copy(sim.sr_path / f"{old}.vhd", sim.sr_path / f"{new}.vhd")
+    (sim.sr_path / f"{old}.vhd").unlink()
+    local.call("SR.scan", sr)
+    found = local.call("VDI.get_by_uuid", new)
+    assert int(local.call("VDI.get_virtual_size", found)) == GIB
+    assert refusal(local, "VDI.get_record", vdi)[0] == "HANDLE_INVALID"
+
+
+def test_broken_file_fails_the_scan(sim, local, sr):
+    (sim.sr_path / f"{uuid.uuid4()}.vhd").write_bytes(b"rubbish" * 1000)
+    assert refusal(local, "SR.scan", sr)[0] == "SR_BACKEND_FAILURE_40"
+
+
+def test_full_sr(tmp_path):
+    sim = Simulator(tmp_path, sr_size_bytes=5000)
+    try:
+        client = XmlClient(sim.handle)
+        sr = client.call("SR.get_by_uuid", sim.default_sr_uuid)
+        found = refusal(client, "VDI.create", vdi_record(sr))
+        assert found[0] == "SR_BACKEND_FAILURE_44"
+        assert names(sim) == []
+    finally:
+        sim.close()
+
+
+def test_unplugged_sr_is_refused(local, sr):
+    for pbd in local.call("SR.get_PBDs", sr):
+        local.call("PBD.unplug", pbd)
+    assert refusal(local, "VDI.create", vdi_record(sr)) == ["SR_NOT_ATTACHED", sr]
