@@ -120,6 +120,9 @@ EVIL = {
     ),
     "seventeen disks": archives.image(chain(*[None] * 17)),
     "bottom names a parent": archives.image(chain(1, 2)[:1]),
+    "bottom names a parent, its type does not": archives.image(
+        [VhdFile(parent=VhdFile(), kind=3)]
+    ),
     "bottom names a raw parent": archives.image([golden.read("on-raw")]),
     "leaf has no parent": archives.image([VhdFile(), VhdFile()]),
     "hidden leaf": archives.image([golden.read("hidden")]),

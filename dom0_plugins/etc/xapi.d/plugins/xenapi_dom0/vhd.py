@@ -41,12 +41,13 @@ _PARENT_UUID = 40
 _PARENT_NAME = 64
 _PARENT_NAME_SIZE = 512
 _LOCATORS = 576
+_RESERVED = _LOCATORS + 8 * 24
 # platform code, data space, data length, reserved, data offset
 _LOCATOR = struct.Struct(">4sIIIQ")
 # cookie, offset, size in sectors, version, checksum
 _BATMAP = struct.Struct(">8sQIII")
 assert _FOOTER.size == SECTOR
-assert _LOCATORS + 8 * _LOCATOR.size + 256 == _HEADER_SIZE
+assert _RESERVED == _LOCATORS + 8 * _LOCATOR.size == _HEADER_SIZE - 256
 
 Vhd = collections.namedtuple(
     "Vhd", "path kind uuid parent_uuid virtual_size hidden size header_offset"
@@ -90,6 +91,10 @@ def _checked(disk, path):
     header_bytes = _read(disk, header_offset, _HEADER_SIZE)
     header = _HEADER.unpack(header_bytes[:_HEADER.size])
     _check_header(header_bytes, header, footer[9])
+    names_parent = any(header[7]) or any(header_bytes[_PARENT_NAME:_RESERVED])
+    if footer[11] == DYNAMIC and names_parent:
+        # Readers differ in whether they believe the type or the name.
+        raise _Bad("names a parent, but is of type dynamic")
     table_end = _check_table(disk, header, size)
     if footer[5] == b"tap\0" and footer[6] > 1:
         _check_batmap(disk, table_end, size)
