@@ -16,7 +16,7 @@ from demo.cloud import Cloud
 from demo.failure import DemoFailure
 from demo.job import STEPS
 from demo.layout import Layout
-from demo.runner import run_steps
+from demo.runner import hold_bars, run_steps
 from demo.step import Job
 
 
@@ -57,6 +57,7 @@ def run(cloud: Cloud, options: argparse.Namespace, console: Console) -> int:
             print(report.as_json(lines))
         else:
             Console().print(report.table(lines))
+        hold_bars(lines, cloud.layout.log_of("nova-compute"))
         keep = options.keep
     except DemoFailure as failure:
         report.show_failure(console, failure)

@@ -29,15 +29,19 @@ def look_at_surroundings(job: Job) -> str:
 
 
 def running_vm(job: Job, name: str) -> dict[str, Any]:
-    """The VM record of a server that runs on the host.
+    """The VM record of a server that was started anew and runs on the host.
 
-    :raises DemoFailure: there is none, or it does not run
+    :raises DemoFailure: there is none, it does not run, or it is still the
+        domain that an earlier step saw
     """
     vm = job.cloud.host.vm(job.instance_names[name])
     if vm is None:
         raise DemoFailure(f"a VM for {name} on the host", "none", job.log())
-    state = vm["power_state"]
+    state, domid = vm["power_state"], vm["domid"]
     expect(state == "Running", f"{name}'s VM Running", state, job.log())
+    earlier = job.domids.get(name)
+    expect(domid != earlier, f"{name} in a new domain", f"{domid} again", job.log())
+    job.domids[name] = domid
     return vm
 
 
@@ -94,8 +98,8 @@ def look_at_stop(job: Job) -> str:
 
 
 def look_at_run(job: Job) -> str:
-    running_vm(job, "demo-1")
-    return "VM runs"
+    vm = running_vm(job, "demo-1")
+    return f"VM runs, as domain {vm['domid']} now"
 
 
 def look_at_delete(name: str) -> Callable[[Job], str]:

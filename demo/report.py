@@ -18,15 +18,19 @@ class Line:
     """One step that was seen to be true.
 
     :ivar seconds: how long the step took, without the look at what it did
-    :ivar requests: XenAPI requests that arrived at the host meanwhile
+    :ivar requests: XenAPI requests that arrived at the host meanwhile, by method
     :ivar bar: the most requests that it may take, or None
     """
 
     step: str
     seconds: float
-    requests: int
+    requests: dict[str, int]
     bar: int | None
     seen: str
+
+    @property
+    def total(self) -> int:
+        return sum(self.requests.values())
 
 
 def table(lines: list[Line]) -> Table:
@@ -38,7 +42,7 @@ def table(lines: list[Line]) -> Table:
     for line in lines:
         bar = f" (at most {line.bar})" if line.bar is not None else ""
         made.add_row(
-            line.step, f"{line.seconds:.1f} s", f"{line.requests}{bar}", line.seen
+            line.step, f"{line.seconds:.1f} s", f"{line.total}{bar}", line.seen
         )
     return made
 

@@ -26,6 +26,7 @@ class Job:
     network_id: str = ""
     servers: dict[str, str] = field(default_factory=dict)
     instance_names: dict[str, str] = field(default_factory=dict)
+    domids: dict[str, str] = field(default_factory=dict)
 
     def log(self, process: str = "nova-compute") -> Path:
         return self.cloud.layout.log_of(process)
