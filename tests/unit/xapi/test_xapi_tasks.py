@@ -49,8 +49,9 @@ def test_success_takes_two_requests_and_leaves_no_task(session, fake):
 
 def test_task_that_ended_before_anybody_watched(session, fake):
     def begin(*_args):
-        fake.set_task(TASK, "success", result="<value></value>")
-        return TASK
+        ref = f"{TASK}-{fake.generation}"
+        fake.set_task(ref, "success", result="<value></value>")
+        return ref
 
     fake.methods["Async.VM.start_on"] = begin
     for _time in range(3):
@@ -257,10 +258,10 @@ fake = fake_xapi.FakeXapi()
 door = fake_xapi.HttpDoor(fake)
 
 def begin(*_args):
-    fake.set_task("OpaqueRef:task")
-    finish = lambda: fake.set_task("OpaqueRef:task", "success")
-    threading.Timer(0.05, finish).start()
-    return "OpaqueRef:task"
+    ref = f"OpaqueRef:task-{fake.generation}"
+    fake.set_task(ref)
+    threading.Timer(0.05, fake.set_task, (ref, "success")).start()
+    return ref
 
 fake.methods["Async.VM.start_on"] = begin
 with Session(lambda: transport.HttpTransport(door.url), "root", "secret", "t") as s:
