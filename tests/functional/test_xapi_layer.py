@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The XAPI layer on the embedded host, through each of its doors."""
+
+import threading
+
+import pytest
+
+from tests import fixtures
+from xenapi_driver.sim import Simulator
+from xenapi_driver.xapi import (
+    errors,
+    host,
+    network,
+    pbd,
+    plugins,
+    pool,
+    sr,
+    transport,
+    vbd,
+    vdi,
+    vif,
+    vm,
+)
+from xenapi_driver.xapi.session import Session
+
+MIB = 2**20
+
+
+@pytest.fixture
+def sim(tmp_path):
+    simulator = Simulator(tmp_path, plugins_dir=fixtures.PLUGINS)
+    yield simulator
+    simulator.close()
+
+
+@pytest.fixture(params=["in-process", "https"])
+def session(request, sim):
+    if request.param == "https":
+        server = sim.serve(tls=True)
+        verify = transport.Verify(fingerprints=(server.fingerprint,))
+
+        def door():
+            return transport.HttpTransport(server.url, verify)
+    else:
+
+        def door():
+            return transport.InProcessTransport(sim.handle)
+
+    session = Session(door, "root", "secret", "test")
+    session.login()
+    yield session
+    session.logout()
+
+
+def vm_record(host_ref):
+    return {
+        "name_label": "instance-1", "name_description": "", "user_version": 1,
+        "is_a_template": False, "affinity": host_ref,
+        "memory_static_max": 64 * MIB, "memory_dynamic_max": 64 * MIB,
+        "memory_dynamic_min": 64 * MIB, "memory_static_min": 64 * MIB,
+        "VCPUs_params": {}, "VCPUs_max": 1, "VCPUs_at_startup": 1,
+        "actions_after_shutdown": "destroy", "actions_after_reboot": "restart",
+        "actions_after_crash": "destroy", "PV_bootloader": "", "PV_kernel": "",
+        "PV_ramdisk": "", "PV_args": "", "PV_bootloader_args": "",
+        "PV_legacy_args": "", "HVM_boot_policy": "BIOS order",
+        "HVM_boot_params": {"order": "cd"}, "platform": {}, "PCI_bus": "",
+        "other_config": {"nova_uuid": "n"}, "recommendations": "",
+    }  # fmt: skip
+
+
+def disk_record(sr_ref, name="disk"):
+    return {
+        "name_label": name, "name_description": "", "SR": sr_ref,
+        "virtual_size": 16 * MIB, "type": "user", "sharable": False,
+        "read_only": False, "other_config": {"a": "b"},
+    }  # fmt: skip
+
+
+def test_login_finds_host_and_pool(sim, session):
+    assert session.host_uuid == sim.host_uuid
+    assert pool.get(session).master == session.host_ref
+    record = host.get(session, session.host_ref)
+    total, free = host.memory(session, session.host_ref)
+    assert record.enabled
+    assert 0 < free < total
+
+
+def test_default_sr_is_plugged_here(sim, session):
+    record = sr.get(session, pool.get(session).default_sr)
+    assert record.uuid == sim.default_sr_uuid
+    assert pbd.of_host_sr(session, session.host_ref, record.ref).currently_attached
+    assert record.free_bytes > 0
+    found = sr.find(session, "i18n-key", "local-storage", session.host_ref)
+    assert found.uuid == record.uuid
+    assert found.uuid in [one.uuid for one in sr.all(session)]
+
+
+def test_integration_bridge_is_made_once(session):
+    assert network.find_by_bridge(session, "br-int") is None
+    ref = network.create(
+        session,
+        {"name_label": "int", "bridge": "br-int", "managed": False, "other_config": {}},
+    )
+    assert network.find_by_bridge(session, "br-int").ref == ref
+    network.destroy(session, ref)
+    network.destroy(session, ref)
+    assert network.find_by_name(session, "int") is None
+
+
+def test_disk_lives_and_dies(session):
+    sr_ref = pool.get(session).default_sr
+    ref = vdi.create(session, disk_record(sr_ref))
+    twin = vdi.clone(session, ref)
+    vdi.set_name_label(session, twin, "twin")
+    vdi.set_other_config(session, twin, {"c": "d"})
+    vdi.resize(session, twin, 32 * MIB)
+    copy = vdi.copy(session, twin, sr_ref)
+    (found,) = [one for one in vdi.find_by_name(session, "twin") if one.ref == twin]
+    assert found.virtual_size == 32 * MIB
+    assert found.other_config == {"c": "d"}
+    assert vdi.by_uuid(session, found.uuid) == found
+    sr.scan(session, sr_ref)
+    assert {ref, twin, copy} <= {one.ref for one in vdi.in_sr(session, sr_ref)}
+    for one in (ref, twin, copy, copy):
+        vdi.destroy(session, one)
+    assert vdi.in_sr(session, sr_ref) == []
+
+
+def test_server_lives_and_dies(sim, session):
+    before = sim.inventory()
+    here = session.host_ref
+    disk = vdi.create(session, disk_record(pool.get(session).default_sr))
+    wire = network.find_by_bridge(session, "xenbr0")
+    ref = vm.create(session, vm_record(here))
+    vbd.create(
+        session,
+        {
+            "VM": ref, "VDI": disk, "userdevice": "0", "bootable": True, "mode": "RW",
+            "type": "Disk", "empty": False, "other_config": {},
+            "qos_algorithm_type": "", "qos_algorithm_params": {},
+        },
+    )  # fmt: skip
+    vif.create(
+        session,
+        {
+            "device": "0", "network": wire.ref, "VM": ref, "MAC": "fa:16:3e:00:00:01",
+            "MTU": 1500, "other_config": {}, "qos_algorithm_type": "",
+            "qos_algorithm_params": {},
+        },
+    )  # fmt: skip
+    with session.requests.recording() as names:
+        vm.start_on(session, ref, here, paused=True)
+    assert names == ["Async.VM.start_on", "task.destroy"]
+    assert vm.find_by_name(session, "instance-1").power_state == "Paused"
+    vm.unpause(session, ref)
+    vm.clean_reboot(session, ref)
+    vm.hard_reboot(session, ref)
+    record = vm.get(session, ref)
+    assert (record.power_state, record.resident_on) == ("Running", here)
+    assert [one.ref for one in vm.ours(session)] == [ref]
+    assert [one.vdi for one in vbd.of_vm(session, ref)] == [disk]
+    assert [one.mac for one in vif.of_vm(session, ref)] == ["fa:16:3e:00:00:01"]
+    with pytest.raises(errors.VmBadPowerState) as caught:
+        vm.start_on(session, ref, here)
+    assert caught.value.call == "VM.start_on"
+    vm.clean_shutdown(session, ref, timeout=30)
+    vm.destroy(session, ref)
+    vm.destroy(session, ref)
+    vdi.destroy(session, disk)
+    assert sim.inventory() == before
+
+
+def test_many_servers_start_at_once(sim, session):
+    refs = [vm.create(session, vm_record(session.host_ref)) for _number in range(6)]
+    threads = [
+        threading.Thread(target=vm.start_on, args=(session, ref, session.host_ref))
+        for ref in refs
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert [one.power_state for one in vm.ours(session)] == ["Running"] * 6
+    assert sim.inventory()["task"] == 0
+
+
+def test_plugins_have_our_version(session):
+    assert plugins.check_version(session).startswith("3.")
+
+
+def test_plugin_refusal_keeps_its_code(session):
+    with pytest.raises(errors.PluginError) as caught:
+        plugins.call(session, "glance", "download_vhd", {})
+    assert caught.value.code == "BAD_ARGUMENT"
+
+
+def test_expired_session_is_renewed(sim, session):
+    sim.faults.add("VM.get_all_records_where", ["SESSION_INVALID", "OpaqueRef:x"])
+    assert vm.ours(session) == []
+    assert sim.requests.by_method["session.login_with_password"] == 2
+
+
+def test_full_sr_has_its_own_class(sim, session):
+    sim.faults.add("VDI.create", ["SR_BACKEND_FAILURE_44", "", "No space left", ""])
+    with pytest.raises(errors.SrFull, match="no room left"):
+        vdi.create(session, disk_record(pool.get(session).default_sr))
+
+
+def test_methods_tell_what_the_host_can_do(session):
+    assert {"VM.start_on", "VDI.clone", "event.from"} <= session.methods()
+
+
+def test_wrong_password_is_one_sentence(sim):
+    session = Session(
+        lambda: transport.InProcessTransport(sim.handle), "root", "wrong", "test"
+    )
+    with pytest.raises(errors.AuthenticationFailed, match="connection_password"):
+        session.login()
