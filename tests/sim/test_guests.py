@@ -115,6 +115,22 @@ def test_power_operations(client, guest):
         assert client.call("VM.get_power_state", vm) == state
 
 
+def test_suspend_and_resume(sim, client, guest):
+    before = sim.inventory()
+    vm = guest["VM"]
+    start(client, vm)
+    client.call("VM.suspend", vm)
+    assert client.call("VM.get_power_state", vm) == "Suspended"
+    image = client.call("VM.get_suspend_VDI", vm)
+    assert client.call("VDI.get_type", image) == "suspend"
+    client.call("VM.resume", vm, False, False)
+    assert client.call("VM.get_power_state", vm) == "Running"
+    client.call("VM.suspend", vm)
+    client.call("VM.hard_shutdown", vm)
+    assert client.call("VM.get_power_state", vm) == "Halted"
+    assert sim.inventory() == before
+
+
 def test_silent_guest_times_out(client):
     record = vm_record(other_config={"sim:agent": "none"})
     vm = client.call("VM.create", record)

@@ -11,7 +11,6 @@ _CANCELLABLE = (
     "Async.VM.shutdown",
     "Async.VM.clean_reboot",
     "Async.VDI.copy",
-    "Async.host.call_plugin",
 )
 
 

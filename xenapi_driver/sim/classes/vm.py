@@ -65,6 +65,10 @@ def destroy(call: Call, ref: str) -> None:
     states.require_state(ref, row, "destroy")
     if row["is_default_template"]:
         raise Failure("VM_CANNOT_DELETE_DEFAULT_TEMPLATE", ref)
+    image = row["suspend_VDI"]
+    if db.exists("VDI", image):
+        db.update("VM", ref, suspend_VDI=NULL)
+        vdi.destroy(call, image)
     for cls, name in (("VBD", "VBDs"), ("VIF", "VIFs"), ("console", "consoles")):
         for device in list(row[name]):
             db.destroy(cls, device)

@@ -4,6 +4,7 @@
 import time
 
 from xenapi_driver.sim import guests, states
+from xenapi_driver.sim.classes import vdi
 from xenapi_driver.sim.failure import Failure
 from xenapi_driver.sim.messages import Call, message
 from xenapi_driver.sim.registry import Row
@@ -72,7 +73,16 @@ def unpause(call: Call, ref: str) -> None:
 def hard_shutdown(call: Call, ref: str) -> None:
     """Take the domain away at once; breaks into other operations."""
     _require(call, ref, "hard_shutdown")
+    _power_off(call, ref)
+
+
+def _power_off(call: Call, ref: str) -> None:
+    """Take the domain away, or the image of a suspended guest."""
     guests.stop(call.world, ref)
+    image = call.db.row("VM", ref)["suspend_VDI"]
+    if call.db.exists("VDI", image):
+        call.db.update("VM", ref, suspend_VDI=NULL)
+        vdi.destroy(call, image)
 
 
 @message("VM.hard_reboot")
@@ -143,7 +153,82 @@ def shutdown(call: Call, ref: str) -> None:
                 if failure.code == "TASK_CANCELLED":
                     raise
         if call.db.row("VM", ref)["power_state"] != "Halted":
-            guests.stop(call.world, ref)
+            _power_off(call, ref)
+
+
+@message("VM.suspend")
+def suspend(call: Call, ref: str) -> None:
+    """Write the guest's memory to a disk and take the domain away."""
+    db = call.db
+    row = _require(call, ref, "suspend")
+    if not states.has_drivers(db, row):
+        raise Failure("VM_LACKS_FEATURE", ref)
+    image = {
+        "name_label": "Suspend image",
+        "name_description": "Suspend image",
+        "SR": _suspend_sr(call, ref, row),
+        "type": "suspend",
+        "virtual_size": row["memory_static_max"],
+    }
+    vdi_ref = vdi.create(call, {**image, "sm_config": {}})
+    guests.stop(call.world, ref, "Suspended")
+    db.update("VM", ref, suspend_VDI=vdi_ref)
+
+
+def _suspend_sr(call: Call, ref: str, row: Row) -> str:
+    """Return where the image goes: the VM's choice, the pool's, the host's.
+
+    :raises Failure: VM_NO_SUSPEND_SR
+    """
+    db = call.db
+    pool = db.row("pool", db.refs("pool")[0])
+    host = db.row("host", row["resident_on"])
+    for sr in (row["suspend_SR"], pool["suspend_image_SR"], host["suspend_image_sr"]):
+        if db.exists("SR", sr):
+            return str(sr)
+    raise Failure("VM_NO_SUSPEND_SR", ref)
+
+
+def _resume(call: Call, ref: str, host: str, paused: bool) -> None:
+    image = call.db.row("VM", ref)["suspend_VDI"]
+    if not call.db.exists("VDI", image):
+        raise Failure("VM_HAS_NO_SUSPEND_VDI", ref)
+    guests.start(call.world, ref, host, paused)
+    call.db.update("VM", ref, suspend_VDI=NULL)
+    vdi.destroy(call, image)
+
+
+@message("VM.resume")
+def resume(call: Call, ref: str, paused: bool, force: bool) -> None:
+    """Go on from a suspend image on a host of the pool's choice."""
+    _require(call, ref, "resume")
+    _resume(call, ref, _choose_host(call, ref), paused)
+
+
+@message("VM.resume_on")
+def resume_on(call: Call, ref: str, host: str, paused: bool, force: bool) -> None:
+    """Go on from a suspend image on this host."""
+    _require(call, ref, "resume_on")
+    call.db.row("host", host)
+    _resume(call, ref, host, paused)
+
+
+@message("VM.set_VCPUs_number_live")
+def set_vcpus_number_live(call: Call, ref: str, number: int) -> None:
+    """Change the processors of a running guest."""
+    row = _require(call, ref, "changing_VCPUs_live")
+    if not 0 < number <= row["VCPUs_max"]:
+        text = "VCPU values must satisfy: 0 < VCPUs \u2264 VCPUs_max"
+        raise Failure("INVALID_VALUE", text, str(row["VCPUs_max"]))
+    call.db.update("VM_metrics", row["metrics"], VCPUs_number=number)
+    call.db.update("VM", ref, VCPUs_at_startup=number)
+
+
+@message("VM.send_trigger", "VM.send_sysrq", "VM.pool_migrate", "VM.call_plugin")
+def not_simulated(call: Call, ref: str, *arguments: object) -> None:
+    """Check the power state as a host does; more is not simulated."""
+    _require(call, ref, call.method.removeprefix("VM."))
+    raise Failure("NOT_IMPLEMENTED", call.method)
 
 
 @message("VM.power_state_reset")
