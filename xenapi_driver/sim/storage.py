@@ -245,9 +245,14 @@ class SrStore:
 
     def write(self, uuid: str, offset: int, data: bytes) -> None:
         """Write bytes into a disk as its guest does; never into its parents."""
-        with self._lock, self._open(uuid, writable=True) as chain:
-            if chain.links[0].footer.hidden:
+        with self._lock:
+            # Asked first: opening it to write needs rights that nobody has.
+            if self._info(uuid).hidden:
                 raise Broken(f"{uuid} is a base copy.")
+            self._write(uuid, offset, data)
+
+    def _write(self, uuid: str, offset: int, data: bytes) -> None:
+        with self._open(uuid, writable=True) as chain:
             first, last = offset // vhd.BLOCK_SIZE, offset + len(data)
             touched = set(range(first, -(-last // vhd.BLOCK_SIZE)))
             fresh = len(touched.difference(chain.links[0].blocks))
