@@ -123,6 +123,7 @@ def test_suspend_and_resume(sim, client, guest):
     assert client.call("VM.get_power_state", vm) == "Suspended"
     image = client.call("VM.get_suspend_VDI", vm)
     assert client.call("VDI.get_type", image) == "suspend"
+    assert client.call("VBD.get_currently_attached", guest["VBD"]) is True
     client.call("VM.resume", vm, False, False)
     assert client.call("VM.get_power_state", vm) == "Running"
     client.call("VM.suspend", vm)
@@ -251,10 +252,14 @@ def test_network_bridge_rules(client):
 def test_clone_and_snapshot_of_a_vm(client, guest):
     twin = client.call("VM.clone", guest["VM"], "twin")
     assert len(client.call("VM.get_VBDs", twin)) == 1
-    assert len(client.call("VM.get_VIFs", twin)) == 1
+    (copied,) = client.call("VM.get_VIFs", twin)
+    old = client.call("VIF.get_MAC", guest["VIF"])
+    assert client.call("VIF.get_MAC", copied) != old
     snapshot = client.call("VM.snapshot", guest["VM"], "kept")
     assert client.call("VM.get_snapshots", guest["VM"]) == [snapshot]
     assert client.call("VM.get_is_a_template", snapshot) is True
+    (kept,) = client.call("VM.get_VIFs", snapshot)
+    assert client.call("VIF.get_MAC", kept) == old
 
 
 def test_memory_and_processors_are_checked_by_setters(client):

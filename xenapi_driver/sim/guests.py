@@ -149,10 +149,11 @@ def stop(world: World, vm: str, state: str = "Halted") -> None:
     """Take the domain away and what came with it."""
     db = world.db
     row = db.row("VM", vm)
-    for ref in row["VBDs"]:
-        db.update("VBD", ref, currently_attached=False)
-    for ref in row["VIFs"]:
-        db.update("VIF", ref, currently_attached=False)
+    # The devices of a suspended guest stay reserved for it.
+    kept = state == "Suspended"
+    for cls, name in (("VBD", "VBDs"), ("VIF", "VIFs")):
+        for ref in row[name]:
+            db.update(cls, ref, currently_attached=kept)
     for ref in row["consoles"]:
         db.destroy("console", ref)
     if db.exists("VM_guest_metrics", row["guest_metrics"]):

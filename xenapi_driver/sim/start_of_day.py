@@ -344,6 +344,11 @@ def _control_domain(world: World, host: str) -> None:
     )
     ref = _create_vm(db, values)
     db.update("host", host, control_domain=ref)
+    address = db.row("host", host)["address"]
+    for protocol in ("vt100", "rfb"):
+        console = db.create("console", {"protocol": protocol, "VM": ref})
+        location = f"https://{address}/console?ref={console}"
+        db.update("console", console, location=location)
 
 
 def _compute_vm(world: World, host: str, networks: list[str]) -> str:

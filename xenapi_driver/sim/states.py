@@ -51,6 +51,7 @@ _LISTED = [
     if name not in ("changing_VCPUs", "changing_memory_limits", "shutdown")
     and not name.startswith(("send_", "call_"))
 ]
+_NOT_FOR_SNAPSHOTS = {"provision", "changing_NVRAM"}
 _NOT_FOR_TEMPLATES = {
     "create_vtpm",
     "make_into_template",
@@ -116,6 +117,8 @@ def allowed_operations(db: Registry, ref: str, row: Row) -> list[str]:
         if row["power_state"] not in STATES[name]:
             continue
         if template and name in _NOT_FOR_TEMPLATES:
+            continue
+        if row["is_a_snapshot"] and name in _NOT_FOR_SNAPSHOTS:
             continue
         if name == "provision" and not template:
             continue
