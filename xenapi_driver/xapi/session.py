@@ -239,7 +239,9 @@ class Session:
             poller = self._poller
             if poller is None:
                 poller = self._poller = self._new_transport()
-            params = (ref, list(classes), token, float(timeout))
+            # The host answers when nothing happened, well before we give up.
+            seconds = min(timeout, poller.patience / 2)
+            params = (ref, list(classes), token, float(seconds))
             try:
                 return self._send(poller, "event.from", params)
             except (errors.SessionInvalid, errors.HostIsSlave):
@@ -264,7 +266,7 @@ class Session:
         try:
             value = wire.answer(transport.request(body))
         except wire.NotXmlRpc as exc:
-            raise errors.BadAnswer("the host", f"no XML-RPC ({exc})") from exc
+            raise errors.BadAnswer(transport.url, f"no XML-RPC ({exc})") from exc
         except wire.Fault as exc:
             raise self.failure(("INTERNAL_ERROR", str(exc)), method) from exc
         LOG.debug("%(call)s took %(ms)d ms.",
@@ -273,7 +275,7 @@ class Session:
         if method == "system.listMethods" and isinstance(value, list):
             return value  # the one answer without an envelope
         if not isinstance(value, dict):
-            raise errors.BadAnswer("the host", "an answer without a Status")
+            raise errors.BadAnswer(transport.url, "an answer without a Status")
         if value.get("Status") == "Success":
             return value.get("Value", "")
         raise self.failure(value.get("ErrorDescription", ()), method)

@@ -13,6 +13,7 @@ import dataclasses
 import hashlib
 import http.client
 import ipaddress
+import math
 import socket
 import ssl
 import urllib.parse
@@ -33,7 +34,14 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 class Transport(Protocol):
-    """One connection to a host."""
+    """One connection to a host.
+
+    :ivar url: where it leads, without credentials
+    :ivar patience: seconds that it waits for an answer
+    """
+
+    url: str
+    patience: float
 
     def request(self, body: bytes) -> bytes:
         """POST one XML-RPC call and return the body of its answer.
@@ -128,6 +136,7 @@ class HttpTransport:
         self._timeouts = timeouts or Timeouts()
         self._connection: http.client.HTTPConnection | None = None
         self.url = _shown(parts)
+        self.patience = self._timeouts.read
 
     def elsewhere(self, address: str) -> Transport:
         host = f"[{address}]" if ":" in address else address
@@ -296,6 +305,8 @@ class InProcessTransport:
 
     def __init__(self, handler: Callable[[bytes], bytes]) -> None:
         self._handler = handler
+        self.url = "in-process"
+        self.patience = math.inf
 
     def request(self, body: bytes) -> bytes:
         return self._handler(body)
@@ -308,7 +319,7 @@ class InProcessTransport:
 
     def elsewhere(self, address: str) -> Transport:
         reason = f"the pool coordinator is {address}, and not in this process"
-        raise errors.HostUnreachable("in-process", reason)
+        raise errors.HostUnreachable(self.url, reason)
 
     def addresses(self) -> frozenset[str]:
         return frozenset()

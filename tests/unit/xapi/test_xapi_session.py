@@ -70,6 +70,12 @@ def test_methods_are_listed_without_session_or_envelope(session, fake):
     assert session.methods() == {"VM.start", "VM.get_all"}
 
 
+def test_host_that_is_no_xapi_host_is_named(http_session, fake, door):
+    fake.handle = lambda _body: b"<html>hello</html>"
+    with pytest.raises(errors.BadAnswer, match=door.url):
+        http_session.call("VM.get_all")
+
+
 def test_refusal_hides_the_session(session, fake):
     def refuse():
         (ref,) = fake.sessions

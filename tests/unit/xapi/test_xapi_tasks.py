@@ -214,6 +214,22 @@ def test_cut_connections_do_not_disturb_a_waiting_task(fake):
         door.close()
 
 
+def test_events_are_asked_for_shorter_than_the_read_timeout(fake):
+    door = fake_xapi.HttpDoor(fake)
+    timeouts = transport.Timeouts(read=0.4)
+    session = Session(
+        lambda: transport.HttpTransport(door.url, None, timeouts), "root", "secret", "t"
+    )
+    try:
+        with session:
+            starts(fake, lambda: fake.set_task(TASK, "success"))
+            start(session)
+        asked = [args[3] for name, args in fake.calls if name == "event.from"]
+        assert set(asked) == {0.2}
+    finally:
+        door.close()
+
+
 def test_missed_deletions_make_the_loop_read_all_again(session, fake):
     fake.set_task("OpaqueRef:others")
     starts(fake, lambda: fake.set_task(TASK, "success"))
