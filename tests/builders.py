@@ -102,7 +102,7 @@ def instance(image_id: str, **changes: object) -> objects.Instance:
 
 def image_meta(**properties: object) -> objects.ImageMeta:
     """Return the metadata of an image with ``properties``."""
-    return objects.ImageMeta.from_dict({"id": None, "properties": properties})
+    return objects.ImageMeta.from_dict({"properties": properties})
 
 
 def network_info(count: int = 1, active: bool = True) -> network_model.NetworkInfo:

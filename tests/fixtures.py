@@ -26,6 +26,7 @@ CONF = nova.conf.CONF
 
 def prepare_nova() -> None:
     """Register Nova's objects and our options; may run twice."""
+    CONF([], project="nova", default_config_files=[], default_config_dirs=[])
     objects.register_all()
     options.register_opts(CONF)
 
@@ -119,7 +120,7 @@ class Rig:
     @property
     def plugin_dir(self) -> pathlib.Path:
         """The embedded dom0's plugin folder."""
-        return self.sim.dom0_root / "etc/xapi.d/plugins"
+        return self.folder / "host/dom0" / "etc/xapi.d/plugins"
 
     def set_option(self, name: str, value: object) -> None:
         """Set an option of ``[xenserver]`` until the rig is closed."""
