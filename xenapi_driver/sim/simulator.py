@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The simulated XAPI host as a whole."""
 
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -25,38 +26,48 @@ def _found_python() -> str:
     return find_dom0_python()
 
 
+@dataclass(frozen=True)
+class Setup:
+    """What a caller may choose; each has a default that fits most tests.
+
+    :ivar dom0_python: interpreter that runs the plugins; None: one that is found
+    :ivar hosts: number of hosts in the pool
+    :ivar sr_size_bytes: size of each host's local SR, unless ``hardware`` is given
+    :ivar hardware: what each host has
+    :ivar behaviour: choices where real hosts differ
+    """
+
+    dom0_python: str | None = None
+    username: str = "root"
+    password: str = "secret"  # noqa: S105 (documented default of the tests)
+    hosts: int = 1
+    sr_size_bytes: int = 100 * GIB
+    hardware: Hardware | None = None
+    behaviour: Behaviour = field(default_factory=Behaviour)
+
+
 class Simulator:
     """A pool that lives in this process.
 
     :param state_dir: where its disks and its dom0 are kept
     :param plugins_dir: dom0 plugins to install; None: none
-    :param dom0_python: interpreter that runs them; None: one that is found
-    :param hosts: number of hosts in the pool
-    :param hardware: what each host has
-    :param behaviour: choices where real hosts differ
+    :param choices: fields of :class:`Setup`
     """
 
     def __init__(
-        self,
-        state_dir: Path,
-        *,
-        plugins_dir: Path | None = None,
-        dom0_python: str | None = None,
-        username: str = "root",
-        password: str = "secret",  # noqa: S107 (documented default of the tests)
-        hosts: int = 1,
-        sr_size_bytes: int = 100 * GIB,
-        hardware: Hardware | None = None,
-        behaviour: Behaviour | None = None,
+        self, state_dir: Path, *, plugins_dir: Path | None = None, **choices: Any
     ) -> None:
         if not catalogue.MODULES:
             raise RuntimeError("The classes of the simulator were not found.")
-        python = dom0_python or _found_python()
+        setup = Setup(**choices)
+        python = setup.dom0_python or _found_python()
         dom0 = Dom0(Path(state_dir) / "dom0", plugins_dir, python)
         registry = Registry(schema.load(), COMPUTED)
-        self.world = World(registry, dom0, username, password, behaviour or Behaviour())
-        hardware = hardware or Hardware(sr_size=sr_size_bytes)
-        populate(self.world, dom0.root / "run", hardware, hosts)
+        self.world = World(
+            registry, dom0, setup.username, setup.password, setup.behaviour
+        )
+        hardware = setup.hardware or Hardware(sr_size=setup.sr_size_bytes)
+        populate(self.world, dom0.root / "run", hardware, setup.hosts)
         self._dispatcher = Dispatcher(self.world)
         self._servers: list[Server] = []
 
