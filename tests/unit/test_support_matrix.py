@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The support matrix says nothing that no test shows."""
+
+from __future__ import annotations
+
+import ast
+import pathlib
+
+import pytest
+import yaml
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+MATRIX = ROOT / "doc" / "source" / "user" / "support-matrix.yaml"
+ROWS = [row for part in yaml.safe_load(MATRIX.read_text()) for row in part["rows"]]
+
+
+def test_ids_are_unique():
+    ids = [row["id"] for row in ROWS]
+    assert sorted(set(ids)) == ids
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: str(row["id"]))
+def test_row_is_whole(row):
+    assert row["state"] in ("complete", "partial", "missing", "never")
+    assert row["priority"] in ("mandatory", "compatibility", "later", "never")
+    assert (row["priority"] == "never") == (row["state"] == "never")
+    if row["state"] == "complete":
+        assert row.get("tests"), "complete is what a test shows"
+    if row["state"] == "partial":
+        assert row.get("note"), "partial says what is missing"
+
+
+@pytest.mark.parametrize(
+    "test", sorted({test for row in ROWS for test in row.get("tests", ())})
+)
+def test_named_test_exists(test):
+    file, _, name = test.partition("::")
+    tree = ast.parse((ROOT / file).read_text())
+    kinds = (ast.FunctionDef, ast.ClassDef)
+    found = {node.name for node in ast.walk(tree) if isinstance(node, kinds)}
+    assert name in found
