@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import pathlib
 import subprocess
 import threading
 
@@ -12,18 +13,22 @@ from nova import exception as nova_exception
 from tests import builders
 
 
+# Follows a VHD to its parents by libvhdi, which knows nothing of this project.
+READER = pathlib.Path(__file__).parents[2] / "demo/vhd_reader.py"
+SYSTEM_PYTHON = "/usr/bin/python3"
+
+
 def root_disk(rig, instance) -> bytes:
-    """Return the start of the server's root disk, read by qemu-img."""
+    """Return the start of the server's root disk, read by libvhdi."""
+    if subprocess.run([SYSTEM_PYTHON, "-c", "import pyvhdi"]).returncode:
+        pytest.skip("missing: python3-libvhdi")
     (vm,) = rig.host.records("VM", name_label=instance.name)
     (vbd,) = (rig.host.record("VBD", ref) for ref in vm["VBDs"])
     vdi = rig.host.record("VDI", vbd["VDI"])
+    assert int(vdi["virtual_size"]) == builders.GIB
     raw = rig.folder / "read-back.raw"
     leaf = rig.sim.sr_path / f"{vdi['uuid']}.vhd"
-    subprocess.run(
-        ["qemu-img", "convert", "-f", "vpc", "-O", "raw", str(leaf), str(raw)],
-        check=True,
-    )
-    assert int(vdi["virtual_size"]) == raw.stat().st_size
+    subprocess.run([SYSTEM_PYTHON, str(READER), str(leaf), str(raw)], check=True)
     with open(raw, "rb") as disk:
         return disk.read(len(builders.CONTENT))
 
