@@ -12,7 +12,7 @@ import pathlib
 import sys
 import tempfile
 
-from tests import builders, fixtures
+from tests import breaking, builders, fixtures
 
 BUILD = pathlib.Path(__file__).parents[1] / "build"
 
@@ -51,6 +51,25 @@ def power_sync(rig: fixtures.Rig, servers: int) -> int:
     return len(made)
 
 
+def faults(rig: fixtures.Rig) -> dict[str, int]:
+    """Break builds at every call and count what was left over or lost.
+
+    Lost is a server that was there before and does not run any more.
+    """
+    bystander = builders.instance(rig.image_id)
+    rig.spawn(bystander)
+    broken = [
+        one
+        for answer_lost in (False, True)
+        for one in breaking.break_everywhere(rig, answer_lost)
+    ]
+    return {
+        "faults.injected": len(broken),
+        "faults.left_over": sum(one.after != one.before for one in broken),
+        "faults.lost": int(bystander.uuid not in rig.driver.list_instance_uuids()),
+    }
+
+
 def measure() -> dict[str, float]:
     """Return all figures that this release can measure."""
     fixtures.prepare_nova()
@@ -67,6 +86,7 @@ def measure() -> dict[str, float]:
                 rig.driver.get_available_resource(rig.driver.get_available_nodes()[0])
             found["requests.update_available_resource_1"] = len(made)
             found["requests.power_sync_10"] = power_sync(rig, 10)
+            found.update(faults(rig))
         finally:
             rig.close()
     return found
