@@ -70,6 +70,11 @@ class Host:
             if all(record[name] == value for name, value in fields.items())
         ]
 
+    def destroy(self, kind: str, uuid: str) -> None:
+        """Destroy one object, as an operator might."""
+        verbs = getattr(self._operator.xenapi, kind)
+        verbs.destroy(verbs.get_by_uuid(uuid))
+
     def close(self) -> None:
         """Stop the host."""
         self.server.close()

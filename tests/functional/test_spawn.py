@@ -12,7 +12,6 @@ from nova import exception as nova_exception
 
 from tests import builders
 
-
 # Follows a VHD to its parents by libvhdi, which knows nothing of this project.
 READER = pathlib.Path(__file__).parents[2] / "demo/vhd_reader.py"
 SYSTEM_PYTHON = "/usr/bin/python3"
@@ -50,6 +49,15 @@ def test_the_image_is_in_the_cache_once(rig):
     cached = rig.host.records("VDI", name_label=f"Glance Image {rig.image_id}")
     assert len(cached) == 1
     assert rig.images.served == 1
+
+
+def test_an_entry_that_somebody_removed_is_fetched_again(rig):
+    rig.spawn(builders.instance(rig.image_id))
+    (entry,) = rig.host.records("VDI", name_label=f"Glance Image {rig.image_id}")
+    rig.host.destroy("VDI", entry["uuid"])
+    rig.spawn(builders.instance(rig.image_id))
+    assert rig.images.served == 2
+    assert len(rig.host.records("VDI", name_label=entry["name_label"])) == 1
 
 
 def test_builds_at_once_download_once(rig):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from oslo_log import log as logging
 
@@ -27,6 +28,14 @@ def label(image_id: str) -> str:
     return f"Glance Image {image_id}"
 
 
+@dataclass(frozen=True)
+class OwnDisk:
+    """What makes a clone a server's own disk: its name label and other_config."""
+
+    name: str
+    keys: dict[str, str]
+
+
 class ImageCache:
     """The cache of one SR: one build at a time fills an entry or clones it."""
 
@@ -34,6 +43,8 @@ class ImageCache:
         self._home = home
         self._guard = threading.Lock()
         self._locks: dict[str, tuple[threading.Lock, int]] = {}
+        # Entries that were seen: they never change, but may be removed by others.
+        self._seen: dict[str, vdi.VdiRecord] = {}
 
     def entries(self, image_id: str) -> list[vdi.VdiRecord]:
         """Return the image's entries in our SR: one, or none when not cached."""
@@ -44,54 +55,71 @@ class ImageCache:
             and record.other_config.get(IMAGE_ID_KEY) == image_id
         ]
 
-    @contextmanager
-    def entry(
-        self, image_id: str, fetch: Callable[[], vdi.VdiRecord]
-    ) -> Iterator[vdi.VdiRecord]:
-        """Hold the image's entry, calling ``fetch`` for it when there is none.
+    def clone(
+        self,
+        image_id: str,
+        fetch: Callable[[], vdi.VdiRecord],
+        accept: Callable[[vdi.VdiRecord], None],
+        disk: OwnDisk,
+    ) -> tuple[str, vdi.VdiRecord]:
+        """Clone the image's entry, fetching the image when there is none.
 
-        However many builds ask at once, one fetches and the others wait; while
-        one holds the entry, no other clones it.
+        However many builds ask at once, one fetches and the others wait. On a
+        failure no clone is left, also where the host's answer was lost.
+
+        :param accept: raises when the entry does not suit the server
+        :returns: the clone's reference, and the entry
         """
         with self._only_one(image_id):
-            found = self.entries(image_id)
-            if found:
-                yield found[0]
-                return
-            record = fetch()
-            try:
-                self._mark(record, image_id)
-            except BaseException:
-                vdi.destroy(self._home.session, record.ref)
-                raise
-            yield record
+            seen = self._seen.get(image_id)
+            if seen is not None:
+                accept(seen)
+                try:
+                    return self._clone(seen, image_id, disk), seen
+                except errors.HandleInvalid:
+                    LOG.info("Cached image %s was removed meanwhile.", image_id)
+                    del self._seen[image_id]
+            entry = self._entry(image_id, fetch)
+            self._seen[image_id] = entry
+            accept(entry)
+            return self._clone(entry, image_id, disk), entry
 
-    def clone(
-        self, entry: vdi.VdiRecord, image_id: str, name: str, keys: dict[str, str]
-    ) -> str:
-        """Clone the held ``entry`` into a disk of its own name and other_config.
+    def _entry(
+        self, image_id: str, fetch: Callable[[], vdi.VdiRecord]
+    ) -> vdi.VdiRecord:
+        found = self.entries(image_id)
+        if found:
+            return found[0]
+        record = fetch()
+        try:
+            self._mark(record, image_id)
+        except BaseException:
+            vdi.destroy(self._home.session, record.ref)
+            raise
+        return record
 
-        On a failure no clone is left, also where the host's answer was lost.
-        """
+    def _clone(self, entry: vdi.VdiRecord, image_id: str, disk: OwnDisk) -> str:
         session = self._home.session
-        ref = None
         try:
             ref = vdi.clone(session, entry.ref)
-            # Until these two calls the clone carries the entry's name and keys.
-            vdi.set_name_label(session, ref, name)
-            vdi.set_other_config(session, ref, keys)
+        except errors.HandleInvalid:
+            raise  # the entry is gone, so nothing was cloned
         except BaseException:
-            if ref is not None:
-                vdi.destroy(session, ref)
-            else:
-                self._drop_twins(entry, image_id)
+            self._drop_twins(entry, image_id)
+            raise
+        try:
+            # Until these two calls the clone carries the entry's name and keys.
+            vdi.set_name_label(session, ref, disk.name)
+            vdi.set_other_config(session, ref, disk.keys)
+        except BaseException:
+            vdi.destroy(session, ref)
             raise
         return ref
 
     def _drop_twins(self, entry: vdi.VdiRecord, image_id: str) -> None:
         """Destroy a clone that the host made but never told us of.
 
-        We hold the entry, so on an SR of our own a second one can be nothing else;
+        We hold the image's lock, so on an SR of our own it can be nothing else;
         on a shared SR it may be another node's, and is left alone.
         """
         if self._home.sr.shared:

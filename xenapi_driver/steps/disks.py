@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from xenapi_driver import exceptions, flow
-from xenapi_driver.images.cache import ImageCache
+from xenapi_driver.images.cache import ImageCache, OwnDisk
 from xenapi_driver.steps.build import DISK_TYPE_KEY, INSTANCE_KEY, Built, Server
 from xenapi_driver.xapi import vdi
 from xenapi_driver.xapi.home import Home
@@ -43,11 +43,12 @@ class MakeRootDisk(flow.Step[Built]):
             vdi.set_name_label(session, image.ref, server.name)
             vdi.set_other_config(session, image.ref, keys)
         else:
-            with self._cache.entry(server.image_id, self._fetch) as image:
-                self._check_size(image)
-                state.root_vdi = self._cache.clone(
-                    image, server.image_id, server.name, keys
-                )
+            state.root_vdi, image = self._cache.clone(
+                server.image_id,
+                self._fetch,
+                self._check_size,
+                OwnDisk(server.name, keys),
+            )
         if server.root_bytes is not None and server.root_bytes > image.virtual_size:
             vdi.resize(session, state.root_vdi, server.root_bytes)
 
