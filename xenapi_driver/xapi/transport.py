@@ -168,7 +168,8 @@ class HttpTransport:
             self.close()
             reason = f"no answer within {self._timeouts.read:g} seconds"
             raise errors.ConnectionLost(self.url, reason) from exc
-        except (OSError, http.client.HTTPException) as exc:
+        except (OSError, ValueError, http.client.HTTPException) as exc:
+            # ValueError is what a TLS socket raises that interrupt() has shut.
             self.close()
             raise errors.ConnectionLost(self.url, _reason(exc)) from exc
         if response.will_close:
