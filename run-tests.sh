@@ -26,6 +26,7 @@ style() {
 
 # One junit file, whose counts the closing line is made of.
 mkdir -p build
+rm -f build/tests.xml
 paths=(tests/test_architecture.py)
 for suite in "$@"; do
     [ -d "tests/$suite" ] && paths+=("tests/$suite")
@@ -37,7 +38,7 @@ part tests "$bin/python" -m pytest -q --durations=5 --junit-xml=build/tests.xml 
 
 echo
 printf '%s\n' "${rows[@]}"
-counts=$("$bin/python" - build/tests.xml <<'PY'
+counts=$("$bin/python" - build/tests.xml 2>/dev/null <<'PY'
 import sys
 import xml.etree.ElementTree as etree
 
