@@ -222,7 +222,9 @@ class XenAPIDriver(driver.ComputeDriver):
 
     def get_info(self, instance: Any, use_cache: bool = True) -> hardware.InstanceInfo:
         with _nova_errors(instance):
-            state, domid = inventory.power_state(self.home, instance.name)
+            state, domid = inventory.power_state(
+                self.home, instance.name, instance.uuid
+            )
         internal_id = None if domid is None else str(domid)
         return hardware.InstanceInfo(state=POWER_STATES[state], internal_id=internal_id)
 
@@ -300,7 +302,7 @@ class XenAPIDriver(driver.ComputeDriver):
         self, instance: Any, timeout: int = 0, retry_interval: int = 0
     ) -> None:
         with _nova_errors(instance):
-            power.power_off(self.home, instance.name, timeout)
+            power.power_off(self.home, instance.name, instance.uuid, timeout)
 
     def power_on(
         self,
@@ -312,7 +314,7 @@ class XenAPIDriver(driver.ComputeDriver):
         share_info: Any = None,
     ) -> None:
         with _nova_errors(instance):
-            power.power_on(self.home, instance.name)
+            power.power_on(self.home, instance.name, instance.uuid)
 
     def reboot(
         self,
@@ -326,15 +328,17 @@ class XenAPIDriver(driver.ComputeDriver):
         share_info: Any = None,
     ) -> None:
         with _nova_errors(instance):
-            power.reboot(self.home, instance.name, hard=reboot_type == "HARD")
+            power.reboot(
+                self.home, instance.name, instance.uuid, hard=reboot_type == "HARD"
+            )
 
     def pause(self, instance: Any) -> None:
         with _nova_errors(instance):
-            power.pause(self.home, instance.name)
+            power.pause(self.home, instance.name, instance.uuid)
 
     def unpause(self, instance: Any) -> None:
         with _nova_errors(instance):
-            power.unpause(self.home, instance.name)
+            power.unpause(self.home, instance.name, instance.uuid)
 
     # Networks: XAPI plugs a VIF whenever its VM starts.
 

@@ -21,15 +21,18 @@ def destroy(home: Home, name: str, instance_uuid: str, disks_too: bool = True) -
     What is already gone counts as removed, so that it can run twice, and after a
     build that failed anywhere.
 
+    A VM of that name which is not the server's is left alone.
+
     :param name: the VM's name label
     :raises errors.XapiError: something is still there and the host will not let go
     """
-    record = vm.find_by_name(home.session, name)
+    record = vm.find_server(home.session, name, instance_uuid)
     if record is None:
         LOG.info("Server %s has no VM on the host.", name)
         disks = _orphans(home, name, instance_uuid)
     else:
-        disks = _own_disks(home, record)
+        # A build that broke off may have left a disk beside its VM.
+        disks = _own_disks(home, record) or _orphans(home, name, instance_uuid)
         if record.power_state != "Halted":
             stop_hard(home, record.ref)
         vm.destroy(home.session, record.ref)

@@ -27,12 +27,12 @@ def ours(home: Home) -> list[vm.VmRecord]:
     return mine
 
 
-def power_state(home: Home, name: str) -> tuple[str, int | None]:
+def power_state(home: Home, name: str, uuid: str) -> tuple[str, int | None]:
     """Return XAPI's power state of the server and its domain id (None if halted).
 
     :raises exceptions.ServerNotFound: the host answered, and it is not there
     """
-    record = vm.find_by_name(home.session, name)
+    record = vm.find_server(home.session, name, uuid)
     if record is None:
         raise exceptions.ServerNotFound(f"Server {name} has no VM on the host.")
     return record.power_state, record.domid if record.domid >= 0 else None
@@ -60,7 +60,7 @@ class Resources:
 
 
 def resources(home: Home) -> Resources:
-    """Read the host, its SR and its VMs, in four requests."""
+    """Read the host, its SR and its VMs, in six requests."""
     record = host.get(home.session, home.host.ref)
     total, free = host.memory(home.session, home.host.ref)
     storage = sr.get(home.session, home.sr.ref)

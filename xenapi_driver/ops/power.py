@@ -25,20 +25,20 @@ CLEAN_STOP_FAILED = (
 )
 
 
-def find(home: Home, name: str) -> vm.VmRecord:
-    """Return the server's VM.
+def find(home: Home, name: str, uuid: str) -> vm.VmRecord:
+    """Return the server's VM: of its name, and with its UUID in other_config.
 
     :raises exceptions.ServerNotFound: the host answered, and it is not there
     """
-    record = vm.find_by_name(home.session, name)
+    record = vm.find_server(home.session, name, uuid)
     if record is None:
         raise exceptions.ServerNotFound(f"Server {name} has no VM on the host.")
     return record
 
 
-def power_on(home: Home, name: str) -> None:
+def power_on(home: Home, name: str, uuid: str) -> None:
     """Start the server; one that runs counts as started."""
-    record = find(home, name)
+    record = find(home, name, uuid)
     if record.power_state == "Running":
         return
     if record.power_state == "Paused":
@@ -47,12 +47,12 @@ def power_on(home: Home, name: str) -> None:
     vm.start_on(home.session, record.ref, home.host.ref, paused=False)
 
 
-def power_off(home: Home, name: str, timeout: int = 0) -> None:
+def power_off(home: Home, name: str, uuid: str, timeout: int = 0) -> None:
     """Halt the server; one that is halted counts as stopped.
 
     :param timeout: seconds the guest has for a clean stop; 0 stops it hard
     """
-    record = find(home, name)
+    record = find(home, name, uuid)
     if record.power_state == "Halted":
         return
     if timeout and record.power_state == "Running":
@@ -69,12 +69,12 @@ def power_off(home: Home, name: str, timeout: int = 0) -> None:
         LOG.debug("Guest of %s stopped meanwhile: %s", name, exc)
 
 
-def reboot(home: Home, name: str, hard: bool) -> None:
+def reboot(home: Home, name: str, uuid: str, hard: bool) -> None:
     """Reboot the server; one that is halted is started.
 
     A soft reboot that the guest cannot carry out becomes a hard one.
     """
-    record = find(home, name)
+    record = find(home, name, uuid)
     if record.power_state == "Halted":
         vm.start_on(home.session, record.ref, home.host.ref, paused=False)
         return
@@ -94,11 +94,11 @@ def reboot(home: Home, name: str, hard: bool) -> None:
     vm.hard_reboot(home.session, record.ref)
 
 
-def pause(home: Home, name: str) -> None:
+def pause(home: Home, name: str, uuid: str) -> None:
     """Stop the server's processors; its memory stays."""
-    vm.pause(home.session, find(home, name).ref)
+    vm.pause(home.session, find(home, name, uuid).ref)
 
 
-def unpause(home: Home, name: str) -> None:
+def unpause(home: Home, name: str, uuid: str) -> None:
     """Let the server's processors go on."""
-    vm.unpause(home.session, find(home, name).ref)
+    vm.unpause(home.session, find(home, name, uuid).ref)

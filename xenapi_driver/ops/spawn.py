@@ -97,7 +97,7 @@ class Spawn:
         :raises exceptions.DriverError: refused, or failed for a known reason
         :raises errors.XapiError: the host refused a step
         """
-        if vm.find_by_name(self._home.session, server.name) is not None:
+        if vm.name_is_taken(self._home.session, server.name):
             raise exceptions.ServerExists(server.name)
         kept = self._keep == "all" or (self._keep == "some" and cache_wanted)
         built = Built()

@@ -97,19 +97,37 @@ def find_by_uuid(session: Client, uuid: str) -> VmRecord | None:
         return None
 
 
+def _named(name: str) -> Fields:
+    return {"name__label": name, "is_a_template": False, "is_a_snapshot": False}
+
+
 def find_by_name(session: Client, name: str) -> VmRecord | None:
     """Return the VM with this name; templates and snapshots do not count.
 
     :raises NotUnique: several VMs have it
     """
-    fields: Fields = {
-        "name__label": name,
-        "is_a_template": False,
-        "is_a_snapshot": False,
-    }
-    found = matching(session, "VM", fields)
+    found = matching(session, "VM", _named(name))
     records = [VmRecord.from_xapi(ref, rec) for ref, rec in found.items()]
     record: VmRecord | None = only("VM", name, records)
+    return record
+
+
+def name_is_taken(session: Client, name: str) -> bool:
+    """Tell whether any VM has this name; templates and snapshots do not count."""
+    return bool(matching(session, "VM", _named(name)))
+
+
+def find_server(session: Client, name: str, nova_uuid: str) -> VmRecord | None:
+    """Return the VM with this name that is Nova's instance, None without one.
+
+    A name alone proves nothing: another deployment, or an operator, may use it.
+
+    :raises NotUnique: several VMs say that they are the instance
+    """
+    found = matching(session, "VM", _named(name))
+    records = [VmRecord.from_xapi(ref, rec) for ref, rec in found.items()]
+    own = [record for record in records if record.nova_uuid == nova_uuid]
+    record: VmRecord | None = only("VM", name, own)
     return record
 
 
@@ -164,6 +182,14 @@ def pause(session: Client, ref: str) -> None:
 def unpause(session: Client, ref: str) -> None:
     """Let the virtual CPUs of a paused VM go on."""
     session.call("VM.unpause", ref)
+
+
+def resume_on(session: Client, ref: str, host_ref: str) -> None:
+    """Let a suspended VM go on, on that host, from its saved memory.
+
+    :raises VmBadPowerState: it is not suspended
+    """
+    session.task("Async.VM.resume_on", ref, host_ref, False, False)
 
 
 def clean_shutdown(session: Client, ref: str, timeout: float | None = None) -> None:
