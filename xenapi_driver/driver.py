@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import nova.conf
@@ -39,7 +39,8 @@ POWER_STATES = {
 
 
 def _no_room(exc: Exception, instance: Any) -> nova_exception.NovaException:
-    return nova_exception.ComputeResourcesUnavailable(reason=str(exc))
+    # Nova ends the sentence itself.
+    return nova_exception.ComputeResourcesUnavailable(reason=str(exc).rstrip("."))
 
 
 def _unusable(exc: Exception, instance: Any) -> nova_exception.NovaException:
@@ -82,22 +83,47 @@ ERROR_TABLE = (
     ),
     (exceptions.ImageUnusable, _unusable),
     (
-        (exceptions.DriverError, errors.XapiError),
-        lambda exc, inst: nova_exception.InstanceDeployFailure(reason=str(exc)),
+        exceptions.StopFailed,
+        lambda exc, inst: nova_exception.InstancePowerOffFailure(reason=str(exc)),
     ),
 )
 
 
+def _building(reason: str) -> nova_exception.NovaException:
+    return nova_exception.InstanceDeployFailure(reason=reason)
+
+
+def _stopping(reason: str) -> nova_exception.NovaException:
+    return nova_exception.InstancePowerOffFailure(reason=reason)
+
+
+def _starting(reason: str) -> nova_exception.NovaException:
+    return nova_exception.InstancePowerOnFailure(reason=reason)
+
+
 @contextlib.contextmanager
-def _nova_errors(instance: Any) -> Iterator[None]:
-    """Turn our errors into Nova's, by ``ERROR_TABLE``."""
+def _nova_errors(
+    instance: Any,
+    other: Callable[[str], nova_exception.NovaException] = nova_exception.NovaException,
+) -> Iterator[None]:
+    """Turn our errors into Nova's, by ``ERROR_TABLE``.
+
+    :param other: makes the error for what the table does not tell apart
+    """
     try:
         yield
     except (exceptions.DriverError, errors.XapiError) as exc:
         for kind, translate in ERROR_TABLE:
             if isinstance(exc, kind):
                 raise translate(exc, instance) from exc
-        raise
+        # A build must not take this for a server that was deleted meanwhile.
+        if _vm_vanished(exc) and other is not _building:
+            raise nova_exception.InstanceNotFound(instance_id=instance.uuid) from exc
+        raise other(str(exc)) from exc
+
+
+def _vm_vanished(exc: Exception) -> bool:
+    return isinstance(exc, errors.HandleInvalid) and exc.params[:1] == ("VM",)
 
 
 class XenAPIDriver(driver.ComputeDriver):
@@ -253,7 +279,7 @@ class XenAPIDriver(driver.ComputeDriver):
         accel_info: list | None = None,
     ) -> None:
         volumes = driver.block_device_info_get_mapping(block_device_info)
-        with _nova_errors(instance):
+        with _nova_errors(instance, _building):
             spawn.refuse_unsupported(instance, injected_files, volumes)
             self._spawn(
                 context,
@@ -301,7 +327,7 @@ class XenAPIDriver(driver.ComputeDriver):
     def power_off(
         self, instance: Any, timeout: int = 0, retry_interval: int = 0
     ) -> None:
-        with _nova_errors(instance):
+        with _nova_errors(instance, _stopping):
             power.power_off(self.home, instance.name, instance.uuid, timeout)
 
     def power_on(
@@ -313,7 +339,7 @@ class XenAPIDriver(driver.ComputeDriver):
         accel_info: list | None = None,
         share_info: Any = None,
     ) -> None:
-        with _nova_errors(instance):
+        with _nova_errors(instance, _starting):
             power.power_on(self.home, instance.name, instance.uuid)
 
     def reboot(

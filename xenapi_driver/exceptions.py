@@ -11,6 +11,7 @@ Nova's in one table::
     +-- NotSupportedYet       a request that this release refuses in words
     +-- ServerExists          a VM of that name is on the host already
     +-- ServerNotFound        the server has no VM on this host
+    +-- StopFailed            the server's VM still runs, its removal was not begun
     +-- NotEnoughMemory       the host cannot hold the server now
     +-- NetworkingFailed      Neutron did not report the ports as plugged
     +-- ImageError
@@ -50,6 +51,10 @@ class ServerExists(DriverError):
 
 class ServerNotFound(DriverError):
     """The server has no VM on this host."""
+
+
+class StopFailed(DriverError):
+    """The server's VM could not be stopped, so that it still uses its ports."""
 
 
 class NotEnoughMemory(DriverError):

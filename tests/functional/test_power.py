@@ -3,11 +3,17 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 import pytest
 from nova import exception as nova_exception
 from nova.compute import power_state
 
 from tests import builders
+from xenapi_driver.xapi import vm
+
+# What a host answers when the guest was quicker than the request.
+HALTED = ["VM_BAD_POWER_STATE", "OpaqueRef:vm", "running", "halted"]
 
 
 @pytest.fixture
@@ -55,10 +61,81 @@ def test_pause_and_unpause(rig, server):
 
 
 def test_a_guest_that_does_not_stop_is_stopped_hard(rig, server):
-    (vm,) = rig.host.records("VM", name_label=server.name)
-    rig.sim.faults.add("VM.clean_shutdown", ["VM_SHUTDOWN_TIMEOUT", vm["uuid"], "60"])
+    (record,) = rig.host.records("VM", name_label=server.name)
+    fault = ["VM_SHUTDOWN_TIMEOUT", record["uuid"], "60"]
+    rig.sim.faults.add("VM.clean_shutdown", fault)
     rig.driver.power_off(server, timeout=60)
     assert state(rig, server) == power_state.SHUTDOWN
+
+
+def suspend(rig, instance) -> None:
+    session = rig.driver.home.session
+    found = vm.find_server(session, instance.name, instance.uuid)
+    session.call("VM.suspend", found.ref)
+    assert state(rig, instance) == power_state.SUSPENDED
+
+
+def test_start_of_a_suspended_server_keeps_its_memory(rig, server):
+    suspend(rig, server)
+    with rig.recording() as made:
+        rig.driver.power_on(rig.context, server, None)
+    assert state(rig, server) == power_state.RUNNING
+    assert "Async.VM.resume_on" in made
+
+
+def test_stop_and_reboot_of_a_suspended_server(rig, server):
+    suspend(rig, server)
+    rig.driver.reboot(rig.context, server, None, "HARD")
+    assert state(rig, server) == power_state.RUNNING
+    suspend(rig, server)
+    rig.driver.power_off(server, timeout=60)
+    assert state(rig, server) == power_state.SHUTDOWN
+
+
+def test_a_guest_that_stops_by_itself_first_is_stopped(rig, server):
+    rig.sim.faults.add("VM.clean_shutdown", HALTED)
+    rig.driver.power_off(server, timeout=60)
+    assert state(rig, server) == power_state.SHUTDOWN
+
+
+def test_a_guest_that_stops_before_its_reboot_is_started(rig, server):
+    stopped_meanwhile = vm.hard_reboot
+
+    def stop_first(session, ref):
+        vm.hard_shutdown(session, ref)
+        stopped_meanwhile(session, ref)
+
+    with mock.patch.object(vm, "hard_reboot", stop_first):
+        rig.driver.reboot(rig.context, server, None, "HARD")
+    assert state(rig, server) == power_state.RUNNING
+
+
+def test_a_vm_that_vanishes_under_a_verb_is_not_found(rig, server):
+    rig.sim.faults.add("VM.pause", ["HANDLE_INVALID", "VM", "OpaqueRef:gone"])
+    with pytest.raises(nova_exception.InstanceNotFound):
+        rig.driver.pause(server)
+
+
+@pytest.mark.parametrize(
+    ("method", "verb", "kind"),
+    [
+        ("VM.hard_shutdown", "power_off", nova_exception.InstancePowerOffFailure),
+        ("VM.pause", "pause", nova_exception.NovaException),
+    ],
+)
+def test_a_refusal_is_named_for_what_was_asked(rig, server, method, verb, kind):
+    rig.sim.faults.add(method, ["INTERNAL_ERROR", "a fault that the test put here"])
+    with pytest.raises(kind, match="put here") as caught:
+        getattr(rig.driver, verb)(server)
+    assert "deploy" not in str(caught.value)
+
+
+def test_ports_stay_with_a_server_that_cannot_be_stopped(rig, server):
+    # Nova frees a server's addresses after any error but this one.
+    rig.sim.faults.add("VM.hard_shutdown", ["INTERNAL_ERROR", "put here"])
+    with pytest.raises(nova_exception.InstancePowerOffFailure, match="put here"):
+        rig.destroy(server)
+    assert state(rig, server) == power_state.RUNNING
 
 
 def test_verbs_on_a_server_that_is_gone(rig, server):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from oslo_log import log as logging
 
+from xenapi_driver import exceptions
 from xenapi_driver.steps.build import INSTANCE_KEY
 from xenapi_driver.xapi import errors, vbd, vdi, vm
 from xenapi_driver.xapi.home import Home
@@ -24,6 +25,7 @@ def destroy(home: Home, name: str, instance_uuid: str, disks_too: bool = True) -
     A VM of that name which is not the server's is left alone.
 
     :param name: the VM's name label
+    :raises exceptions.StopFailed: the VM may still run; nothing was removed
     :raises errors.XapiError: something is still there and the host will not let go
     """
     record = vm.find_server(home.session, name, instance_uuid)
@@ -42,11 +44,16 @@ def destroy(home: Home, name: str, instance_uuid: str, disks_too: bool = True) -
 
 
 def stop_hard(home: Home, ref: str) -> None:
-    """Halt the VM at once; one that is halted or gone counts as stopped."""
+    """Halt the VM at once; one that is halted or gone counts as stopped.
+
+    :raises exceptions.StopFailed: it still runs, as far as we know
+    """
     try:
         vm.hard_shutdown(home.session, ref)
     except (errors.VmBadPowerState, errors.HandleInvalid) as exc:
         LOG.debug("VM was stopped meanwhile: %s", exc)
+    except errors.XapiError as exc:
+        raise exceptions.StopFailed(str(exc)) from exc
 
 
 def _own_disks(home: Home, record: vm.VmRecord) -> list[str]:

@@ -22,6 +22,8 @@ CLEAN_STOP_FAILED = (
     "VM_FAILED_SHUTDOWN_ACKNOWLEDGMENT",
     "TASK_CANCELLED",
     "OPERATION_NOT_ALLOWED",
+    # The guest stopped or was paused meanwhile.
+    "VM_BAD_POWER_STATE",
 )
 
 
@@ -43,6 +45,10 @@ def power_on(home: Home, name: str, uuid: str) -> None:
         return
     if record.power_state == "Paused":
         vm.unpause(home.session, record.ref)
+        return
+    if record.power_state == "Suspended":
+        # Its memory is kept; a start would be refused.
+        vm.resume_on(home.session, record.ref, home.host.ref)
         return
     vm.start_on(home.session, record.ref, home.host.ref, paused=False)
 
@@ -91,7 +97,11 @@ def reboot(home: Home, name: str, uuid: str, hard: bool) -> None:
             if exc.code not in CLEAN_STOP_FAILED:
                 raise
             LOG.info("Guest of %s did not reboot by itself: %s", name, exc)
-    vm.hard_reboot(home.session, record.ref)
+    try:
+        vm.hard_reboot(home.session, record.ref)
+    except errors.VmBadPowerState as exc:
+        LOG.debug("Guest of %s stopped meanwhile: %s", name, exc)
+        vm.start_on(home.session, record.ref, home.host.ref, paused=False)
 
 
 def pause(home: Home, name: str, uuid: str) -> None:
