@@ -92,6 +92,7 @@ def instance(image_id: str, **changes: object) -> objects.Instance:
         "flavor": flavor,
         "os_type": "linux",
         "config_drive": "",
+        "launched_at": None,
         "metadata": {},
         "system_metadata": {},
         "pci_devices": objects.PciDeviceList(objects=[]),

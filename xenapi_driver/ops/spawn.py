@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
+from nova.virt import configdrive
 from oslo_log import log as logging
 
 from xenapi_driver import exceptions, flow
@@ -29,7 +30,8 @@ def refuse_unsupported(instance: Any, injected_files: list, volumes: list) -> No
     :raises exceptions.NotSupportedYet:
     """
     wishes = {
-        "a config drive": bool(instance.config_drive),
+        # By the server's own wish, the image's, or [DEFAULT] force_config_drive.
+        "a config drive": bool(configdrive.required_by(instance)),
         "booting from a volume": bool(volumes) or not instance.image_ref,
         "an ephemeral disk": bool(instance.flavor.ephemeral_gb),
         "a swap disk": bool(instance.flavor.swap),
