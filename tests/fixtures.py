@@ -75,6 +75,12 @@ class Host:
         verbs = getattr(self._operator.xenapi, kind)
         verbs.destroy(verbs.get_by_uuid(uuid))
 
+    def call(self, method: str, uuid: str) -> None:
+        """Call a method that takes one object only, which has this UUID."""
+        kind, _, verb = method.partition(".")
+        api = getattr(self._operator.xenapi, kind)
+        getattr(api, verb)(api.get_by_uuid(uuid))
+
     def close(self) -> None:
         """Stop the host."""
         self.server.close()

@@ -4,13 +4,16 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import shutil
 import socket
+from unittest import mock
 
 import pytest
 from nova import exception as nova_exception
 
 from tests import builders
+from xenapi_driver.ops import startup
 
 
 def refused_start(rig, pattern: str) -> None:
@@ -68,6 +71,27 @@ def test_foreign_compute_vm(bare_rig):
     uuid = "00000000-1111-2222-3333-444444444444"
     bare_rig.set_option("compute_vm_uuid", uuid)
     refused_start(bare_rig, uuid)
+
+
+def test_compute_vm_that_runs_elsewhere(bare_rig):
+    # A halted VM is resident on our host no more than another member's is.
+    bare_rig.host.call("VM.hard_shutdown", bare_rig.sim.compute_vm_uuid)
+    refused_start(bare_rig, bare_rig.sim.compute_vm_uuid)
+
+
+def test_an_unfit_sr_is_refused_before_the_bridge_is_made(bare_rig):
+    bridges = {"bridge": "br-int"}
+    lvm = startup.xapi_home.find_sr
+
+    def as_lvm(session, matching):
+        return dataclasses.replace(lvm(session, matching), type="lvm")
+
+    with (
+        mock.patch.object(startup.xapi_home, "find_sr", as_lvm),
+        mock.patch.object(startup.xapi_home, "sr_path", lambda *args: None),
+    ):
+        refused_start(bare_rig, "type lvm.*sr_matching_filter")
+    assert bare_rig.host.records("network", **bridges) == []
 
 
 def test_missing_plugin(bare_rig):

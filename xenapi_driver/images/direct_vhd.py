@@ -42,14 +42,15 @@ class TransferRules:
     ca_file: str | None = None
 
 
-def check_sr(home: Home) -> None:
+def check_sr(record: sr.SrRecord, path: str | None) -> None:
     """Refuse an SR whose disks are not VHD files.
 
+    :param path: the SR's directory in dom0, None where it has none
     :raises exceptions.UnfitHost: names the handler that can serve the SR
     """
-    if home.sr_path is None:
+    if path is None:
         raise exceptions.UnfitHost(
-            f"SR {home.sr.uuid} ({home.sr.name_label}) is of type {home.sr.type}, "
+            f"SR {record.uuid} ({record.name_label}) is of type {record.type}, "
             "and image_handler = direct_vhd needs a file-based one (ext, nfs): "
             "choose another SR with sr_matching_filter, or set "
             "image_handler = vdi_remote_stream."

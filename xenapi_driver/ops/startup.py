@@ -19,6 +19,9 @@ from xenapi_driver.xapi.session import Session
 
 LOG = logging.getLogger(__name__)
 
+# XAPI on the machine that we run on, which is dom0 then.
+LOCAL_URL = "unix://local"
+
 # Linux guests of Xen find their own VM's UUID here.
 HYPERVISOR_UUID = pathlib.Path("/sys/hypervisor/uuid")
 
@@ -53,7 +56,7 @@ def _transport_factory(
     """Return what opens one more connection to ``connection_url``."""
     url = opts.connection_url
     scheme = urlsplit(url).scheme
-    if url == "unix://local":
+    if url == LOCAL_URL:
         return functools.partial(transport.UnixTransport, transport.LOCAL_SOCKET)
     if scheme not in ("http", "https"):
         raise exceptions.UnfitConfiguration(
@@ -91,33 +94,38 @@ def open_home(conf: cfg.ConfigOpts, session: Session) -> xapi_home.Home:
     _check_compute_vm(opts, session)
     plugins.check_version(session)
     storage = xapi_home.find_sr(session, opts.sr_matching_filter)
+    path = xapi_home.sr_path(session, storage, opts.sr_base_path)
+    direct_vhd.check_sr(storage, path)
     bridge = opts.ovs_integration_bridge
-    home = xapi_home.Home(
+    # Last, as it may make the network: a host that is unfit stays as it is.
+    return xapi_home.Home(
         session=session,
         host=host.get(session, session.host_ref),
         sr=storage,
-        sr_path=xapi_home.sr_path(session, storage, opts.sr_base_path),
+        sr_path=path,
         integration_network=(
             xapi_home.integration_network(session, bridge) if bridge else None
         ),
     )
-    direct_vhd.check_sr(home)
-    return home
 
 
 def _check_compute_vm(opts: cfg.ConfigOpts.GroupAttr, session: Session) -> None:
     """Refuse to manage a host on which this service's VM does not run."""
     if not opts.check_host or opts.independent_compute:
         return
+    if opts.connection_url == LOCAL_URL and not opts.compute_vm_uuid:
+        return  # in dom0, so on its own host
     uuid = opts.compute_vm_uuid or _machine_uuid()
     if uuid is None:
         raise exceptions.UnfitConfiguration(
             "nova-compute does not seem to run in a Xen VM: set [xenserver] "
             "compute_vm_uuid to the UUID of its VM, or check_host = False."
         )
-    if vm.find_by_uuid(session, uuid) is None:
+    found = vm.find_by_uuid(session, uuid)
+    # The other members of a pool know our VM, too.
+    if found is None or found.resident_on != session.host_ref:
         raise exceptions.UnfitConfiguration(
-            f"The VM {uuid} that nova-compute runs in is unknown to the host at "
+            f"The VM {uuid} that nova-compute runs in is not on the host at "
             f"{opts.connection_url}: point connection_url at the host that this VM "
             "runs on, or set check_host = False."
         )
