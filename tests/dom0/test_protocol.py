@@ -2,6 +2,7 @@
 """What xapi gives a plugin and gets back from it."""
 
 import ast
+import json
 import os
 import stat
 import uuid
@@ -86,6 +87,22 @@ def test_printing_does_not_break_the_answer(host, tmp_path):
     out, err = process.communicate(timeout=60)
     assert scratch_host.answer(out) == {"said": "<&> \u4e2d"}
     assert b"from a child" in err
+
+
+def test_arguments_are_utf_8_whatever_the_locale_is(host, tmp_path):
+    text = "caf\u00e9 \u4e2d \U0001f40b"
+    echo = tmp_path / "echo"
+    echo.write_text(
+        "import sys\n"
+        f"sys.path.insert(0, {str(scratch_host.PLUGINS)!r})\n"
+        "from xenapi_dom0 import serve\n"
+        "serve.run({'echo': lambda request: request['text']})\n"
+    )
+    # Raw, not escaped as most JSON is; the plugin's environment has no locale.
+    request = json.dumps({"text": text}, ensure_ascii=False)
+    process = host.start_call(str(echo), "echo", request)
+    out, err = process.communicate(timeout=60)
+    assert (scratch_host.answer(out), err) == (text, b"")
 
 
 def test_a_defect_is_told_as_the_hosts_own_library_tells_it(host, tmp_path):

@@ -87,7 +87,8 @@ def _parse(argv):
         raise failures.Failure(
             failures.BAD_ARGUMENT, "argv", "xapi gives exactly one argument"
         )
-    params, name = xmlrpc.client.loads(argv[1])
+    # Python 3.6 reads arguments as the locale says, and xapi sets none.
+    params, name = xmlrpc.client.loads(os.fsencode(argv[1]))
     if len(params) != 2 or not isinstance(params[1], dict):
         raise failures.Failure(
             failures.BAD_ARGUMENT, "params", "not a session and a struct"
