@@ -7,7 +7,8 @@ import uuid
 import pytest
 
 from tests.sim.clients import GIB, Refused, XmlClient, vdi_record
-from xenapi_driver.sim import Simulator
+from xenapi_driver.sim import Simulator, storage
+from xenapi_driver.sim.classes import vdi as vdi_class
 
 
 def refusal(client, method, *params):
@@ -68,6 +69,32 @@ def test_copy_is_independent(sim, local, sr):
     new = record["result"].removeprefix("<value>").removesuffix("</value>")
     local.call("VDI.destroy", vdi)
     assert names(sim) == [local.call("VDI.get_uuid", new)]
+
+
+def test_copy_that_a_scan_meets_is_one_disk(sim, local, sr, monkeypatch):
+    vdi = local.call("VDI.create", vdi_record(sr))
+    before = set(local.call("VDI.get_all"))
+
+    def scan_meanwhile(call, progress):
+        local.call("SR.scan", sr)
+        assert set(local.call("VDI.get_all")) == before
+
+    monkeypatch.setattr(vdi_class.tasks, "set_progress", scan_meanwhile)
+    new = local.call("VDI.copy", vdi, sr)
+    assert set(local.call("VDI.get_all")) == {*before, new}
+    assert local.call("VDI.get_name_label", new) == "disk"
+
+
+def test_copy_that_fails_late_leaves_no_file(sim, local, sr, monkeypatch):
+    vdi = local.call("VDI.create", vdi_record(sr))
+    before = sorted(sim.sr_path.iterdir())
+
+    def fail(store, uuid):
+        raise storage.Broken("no such luck")
+
+    monkeypatch.setattr(storage.SrStore, "publish", fail)
+    assert refusal(local, "VDI.copy", vdi, sr)[0] == "SR_BACKEND_FAILURE_46"
+    assert sorted(sim.sr_path.iterdir()) == before
 
 
 def test_scan_finds_new_files_and_drops_vanished_ones(sim, local, sr):

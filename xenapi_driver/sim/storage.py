@@ -133,27 +133,41 @@ class SrStore:
 
     def copy(self, uuid: str, new_uuid: str, dest: SrStore | None = None) -> None:
         """Write the content of a disk, as its guest sees it, into a new one."""
-        target_store = dest or self
-        target = target_store.path_of(new_uuid)
+        store = dest or self
+        self.stage(uuid, new_uuid, store)
+        try:
+            store.publish(new_uuid)
+        finally:
+            store.discard(new_uuid)
+
+    def stage(self, uuid: str, new_uuid: str, dest: SrStore) -> None:
+        """Write a copy that is no disk yet: ``dest`` must publish or discard it."""
         # The source's lock is not held: opened files stay readable whatever
         # happens to the chain meanwhile.
-        with (
-            self._open(uuid) as source,
-            target_store._lock,
-            _as_broken(new_uuid),
-        ):
+        with self._open(uuid) as source, dest._lock, _as_broken(new_uuid):
             size = source.virtual_size
             need = len(source.blocks) * (vhd.BLOCK_SIZE + vhd.PAGE)
-            target_store._require(vhd.overhead(size) + need)
-            if target.exists():
-                raise Broken(f"{new_uuid} exists already.")
-            # Not a disk for a scan before it is whole.
-            partial = target.with_suffix(".copying")
+            dest._require(vhd.overhead(size) + need)
             try:
-                _copy_blocks(source, partial)
-                partial.rename(target)
-            finally:
-                partial.unlink(missing_ok=True)
+                _copy_blocks(source, dest._staged(new_uuid))
+            except BaseException:
+                dest.discard(new_uuid)
+                raise
+
+    def publish(self, uuid: str) -> None:
+        """Make a staged copy a disk, which scans then find."""
+        target = self.path_of(uuid)
+        with self._lock:
+            if target.exists():
+                raise Broken(f"{uuid} exists already.")
+            self._staged(uuid).rename(target)
+
+    def discard(self, uuid: str) -> None:
+        """Remove a staged copy; one that was published stays."""
+        self._staged(uuid).unlink(missing_ok=True)
+
+    def _staged(self, uuid: str) -> Path:
+        return self.path_of(uuid).with_suffix(".copying")
 
     def resize(self, uuid: str, new_size: int) -> None:
         """Grow a disk, rounded up to whole VHD blocks.

@@ -144,18 +144,22 @@ def copy(call: Call, ref: str, sr: str, base: str, into: str) -> str:
         uuid = db.new_uuid()
         fields = {name: row[name] for name in _INHERITED}
     with disks.backend_errors():
-        source.copy(row["uuid"], uuid, target)
-    tasks.set_progress(call, 0.9)
-    with db.changed:
-        if call.task in world.cancelled:
-            target.destroy(uuid)
+        source.stage(row["uuid"], uuid, target)
+    try:
+        tasks.set_progress(call, 0.9)
+        # Together, or a scan in between makes a second VDI of the new file.
+        with db.changed:
             call.check_cancelled()
-        new = db.create(
-            "VDI",
-            {**fields, "uuid": uuid, "location": uuid, "SR": sr, "managed": True},
-        )
-        disks.scan(world, sr)
-        return new
+            with disks.backend_errors():
+                target.publish(uuid)
+            new = db.create(
+                "VDI",
+                {**fields, "uuid": uuid, "location": uuid, "SR": sr, "managed": True},
+            )
+            disks.scan(world, sr)
+            return new
+    finally:
+        target.discard(uuid)
 
 
 def _copy_into(call: Call, ref: str, into: str) -> str:
