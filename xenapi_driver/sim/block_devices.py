@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import shutil
+import struct
 import subprocess
 import threading
 import time
@@ -20,19 +22,29 @@ from pathlib import Path
 from xenapi_driver.sim import vhd
 from xenapi_driver.sim.vhd_chain import Chain
 
+# <linux/loop.h>
+_GET_STATUS, _SET_STATUS = 0x4C05, 0x4C04
+_STATUS_SIZE = 232
+_INODE_AT, _FLAGS_AT = 8, 52
+_AUTOCLEAR = 4
+
+# How long a device may take to go free; udev looks into each that changes.
+_PATIENCE = 2.0
+
 
 class NoBlockDevices(Exception):
     """A VHD could not be shown as a block device; the text says why."""
 
 
 class DeviceBusy(NoBlockDevices):
-    """The device is still open or mounted; it stays attached."""
+    """The device is still open or mounted; it stays attached and usable."""
 
 
 @dataclass(frozen=True)
 class _Attached:
     disk: Path
     raw: Path
+    inode: int
     loop: Path
     link: Path
 
@@ -47,8 +59,15 @@ class BlockDevices:
         self.raw_dir = raw_dir
         self._lock = threading.Lock()
         self._attached: dict[str, _Attached] = {}
+        self._closed = False
 
-    def attach(self, disk: Path, device: str, link_dir: Path) -> Path:
+    def __contains__(self, device: str) -> bool:
+        """Return whether a device of this name is attached."""
+        return device in self._attached
+
+    def attach(
+        self, disk: Path, device: str, link_dir: Path, read_only: bool = False
+    ) -> Path:
         """Show ``disk`` as ``link_dir/device``, such as ``xvdb``.
 
         :raises NoBlockDevices: not root, no loop devices, or the name is taken
@@ -56,62 +75,78 @@ class BlockDevices:
         _require_loops()
         link = link_dir / device
         with self._lock:
+            if self._closed:
+                raise NoBlockDevices("The host is shut down.")
             if Path(device).name != device or device in self._attached:
                 raise NoBlockDevices(f"The device name {device} is taken or no name.")
             if os.path.lexists(link):
                 raise NoBlockDevices(f"{link} exists already.")
             raw = self.raw_dir / f"{device}.raw"
             try:
-                _flatten(disk, raw)
-                loop = _losetup("-f", "--show", "-P", str(raw))
-            except vhd.BadVhd as error:
-                raw.unlink(missing_ok=True)
+                self._attached[device] = _set_up(disk, raw, link, read_only)
+            except (OSError, vhd.BadVhd) as error:
                 raise NoBlockDevices(f"{disk.name}: {error}") from error
-            except BaseException:
-                raw.unlink(missing_ok=True)
-                raise
-            link_dir.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(loop)
-            self._attached[device] = _Attached(disk, raw, Path(loop), link)
         return link
 
-    def detach(self, device: str) -> None:
+    def detach(self, device: str, force: bool = False) -> None:
         """Write changes back into the VHD and remove the device.
 
-        :raises DeviceBusy: it is mounted; nothing has changed
+        :param force: also from under a user, who sees it until he lets go of it
+        :raises DeviceBusy: it is in use; nothing has changed
+        :raises NoBlockDevices: the device is gone, but so are its changes
         """
         with self._lock:
             if device not in self._attached:
                 raise NoBlockDevices(f"No device {device} is attached.")
             attached = self._attached[device]
-            _flush_unused(attached.loop)
-            _losetup("-d", str(attached.loop))
-            _wait_until_free(attached.loop)
+            if not _is_free(attached):  # else somebody took the loop device away
+                _flush(attached, exclusively=not force)
+                _release(attached, force)
             del self._attached[device]
             attached.link.unlink(missing_ok=True)
             try:
-                if attached.disk.exists():  # else it was removed under the device
-                    _write_back(attached.raw, attached.disk)
-            except (OSError, vhd.BadVhd) as error:
-                text = f"Changes of {device} are lost: {error}"
-                raise NoBlockDevices(text) from error
+                _save(attached)
             finally:
                 attached.raw.unlink(missing_ok=True)
 
+    def sync(self, disk: Path) -> None:
+        """Write back what was written so far, if the disk is attached.
+
+        :raises NoBlockDevices: it cannot be written
+        """
+        with self._lock:
+            for attached in self._attached.values():
+                if attached.disk == disk and not _is_free(attached):
+                    _flush(attached, exclusively=False)
+                    _save(attached)
+
     def close(self) -> None:
         """Detach all; what is busy goes when its last user lets go of it."""
-        attached: _Attached | None
+        with self._lock:
+            self._closed = True
         for device in list(self._attached):
             try:
                 self.detach(device)
-            except NoBlockDevices:
-                attached = self._attached.pop(device, None)
-                if attached is None:  # only writing back has failed
-                    continue
-                attached.link.unlink(missing_ok=True)
+            except DeviceBusy:
                 with contextlib.suppress(NoBlockDevices):
-                    _losetup("-d", str(attached.loop))
-                attached.raw.unlink(missing_ok=True)
+                    self.detach(device, force=True)
+            except NoBlockDevices:
+                # It is gone; only its changes are lost, with the whole host.
+                continue
+
+
+def _set_up(disk: Path, raw: Path, link: Path, read_only: bool) -> _Attached:
+    """Make the flat copy, the loop device and the link, or nothing of them."""
+    with contextlib.ExitStack() as undo:
+        undo.callback(raw.unlink, missing_ok=True)
+        _flatten(disk, raw)
+        options = ["-f", "--show", "-P", *(["-r"] if read_only else [])]
+        loop = Path(_losetup(*options, str(raw)))
+        undo.callback(_losetup, "-d", str(loop))
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(loop)
+        undo.pop_all()
+    return _Attached(disk, raw, raw.stat().st_ino, loop, link)
 
 
 def _require_loops() -> None:
@@ -149,27 +184,84 @@ def _length(chain: Chain, offset: int) -> int:
     return min(vhd.BLOCK_SIZE, chain.virtual_size - offset)
 
 
-def _flush_unused(loop: Path) -> None:
+def _flush(attached: _Attached, exclusively: bool) -> None:
+    """Have the kernel write out what it keeps for the device.
+
+    :param exclusively: only if nobody has it mounted
+    """
+    loop = attached.loop
     try:
-        handle = os.open(loop, os.O_RDWR | os.O_EXCL)
+        handle = os.open(loop, os.O_RDONLY | (os.O_EXCL if exclusively else 0))
     except OSError as error:
         if error.errno == errno.EBUSY:
-            raise DeviceBusy(f"{loop} is still in use.") from error
-        raise NoBlockDevices(f"{loop} cannot be opened: {error}") from error
+            raise DeviceBusy(f"{attached.link} is still in use.") from error
+        raise DeviceBusy(f"{loop} cannot be opened: {error}") from error
     try:
         os.fsync(handle)
+    except OSError as error:
+        raise DeviceBusy(f"{loop} cannot be written out: {error}") from error
     finally:
         os.close(handle)
 
 
-def _wait_until_free(loop: Path) -> None:
-    """Wait until the kernel let go of the file behind the device, 10 s at most."""
-    backing = Path("/sys/block", loop.name, "loop/backing_file")
-    deadline = time.monotonic() + 10
-    while backing.exists():
-        if time.monotonic() > deadline:
-            raise DeviceBusy(f"{loop} is still in use.")
+def _release(attached: _Attached, force: bool) -> None:
+    """Give the loop device back to the kernel.
+
+    :raises DeviceBusy: somebody has it open, and not ``force``
+    """
+    try:
+        _losetup("-d", str(attached.loop))
+    except NoBlockDevices as error:
+        raise DeviceBusy(str(error)) from error
+    if force:
+        return
+    # One that is open goes with its last user, unknown to him: wait, or take back.
+    deadline = time.monotonic() + _PATIENCE
+    while not _is_free(attached):
+        if time.monotonic() > deadline and _keep(attached):
+            raise DeviceBusy(f"{attached.link} is still in use.")
         time.sleep(0.01)
+
+
+def _is_free(attached: _Attached) -> bool:
+    """Return whether the kernel has let go of the file behind the device."""
+    backing = Path("/sys/block", attached.loop.name, "loop/backing_file")
+    try:
+        return backing.read_text().rstrip("\n") != str(attached.raw)
+    except OSError:
+        return True
+
+
+def _keep(attached: _Attached) -> bool:
+    """Keep a device that would go with its last user; False: it is gone."""
+    handle = os.open(attached.loop, os.O_RDONLY)
+    try:
+        status = bytearray(_STATUS_SIZE)
+        fcntl.ioctl(handle, _GET_STATUS, status)
+        (inode,) = struct.unpack_from("=Q", status, _INODE_AT)
+        if inode != attached.inode:
+            return False
+        (flags,) = struct.unpack_from("=I", status, _FLAGS_AT)
+        struct.pack_into("=I", status, _FLAGS_AT, flags & ~_AUTOCLEAR)
+        fcntl.ioctl(handle, _SET_STATUS, status)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            return False
+        raise DeviceBusy(f"{attached.loop} is in use and goes: {error}") from error
+    finally:
+        os.close(handle)
+    return True
+
+
+def _save(attached: _Attached) -> None:
+    """Write changes back, unless the disk was removed under the device."""
+    if not attached.disk.exists():
+        return
+    try:
+        _write_back(attached.raw, attached.disk)
+    except (OSError, vhd.BadVhd) as error:
+        text = f"Changes of {attached.link.name} are lost: {error}"
+        raise NoBlockDevices(text) from error
 
 
 def _write_back(raw: Path, disk: Path) -> None:

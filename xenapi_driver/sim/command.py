@@ -29,7 +29,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dom0-python", help="interpreter of the plugins")
     parser.add_argument("--admin", action="store_true", help="open /sim/...")
     parser.add_argument("--sr-size-gib", type=int, default=100)
-    parser.add_argument("--block-device-dir", type=Path, help="for plugged disks")
+    parser.add_argument(
+        "--block-device-dir",
+        type=Path,
+        nargs="?",
+        const=Path("/dev"),
+        metavar="DIR",
+        help="show disks that are plugged into the compute VM here, as root; "
+        "without DIR in /dev; default: nowhere",
+    )
     parser.add_argument(
         "--no-agents",
         action="store_true",

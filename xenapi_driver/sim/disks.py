@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+from xenapi_driver.sim.block_devices import NoBlockDevices
 from xenapi_driver.sim.failure import Failure
 from xenapi_driver.sim.schema import NULL
 from xenapi_driver.sim.storage import (
@@ -33,7 +34,7 @@ def backend_errors(fallback: str = "SR_BACKEND_FAILURE_46") -> Iterator[None]:
     except ChainTooLong as error:
         text = f"Snapshot chain too long: {error}"
         raise Failure("SR_BACKEND_FAILURE_109", "", text, "") from error
-    except (Broken, Missing) as error:
+    except (Broken, Missing, NoBlockDevices) as error:
         text = f"The VDI is not available [opterr={error}]"
         raise Failure(fallback, "", text, "") from error
 

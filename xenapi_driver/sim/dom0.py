@@ -219,21 +219,31 @@ class Dom0:
             found += [(below / name).as_posix() for name in files]
         return [name for name in found if not _DISK.fullmatch(name)]
 
-    def attach_block(self, vhd_path: Path, device: str, link_dir: Path) -> Path:
+    def attach_block(
+        self, vhd_path: Path, device: str, link_dir: Path, read_only: bool = False
+    ) -> Path:
         """Show a VHD as a block device and return the link ``link_dir/device``.
 
         What is written there reaches the VHD when it is detached.
 
         :raises NoBlockDevices: this machine or user cannot; the text says why
         """
-        return self._blocks.attach(vhd_path, device, link_dir)
+        return self._blocks.attach(vhd_path, device, link_dir, read_only)
 
-    def detach_block(self, device: str) -> None:
+    def has_block(self, device: str) -> bool:
+        """Return whether a block device of this name is there."""
+        return device in self._blocks
+
+    def sync_block(self, vhd_path: Path) -> None:
+        """Bring a VHD up to date with what was written through its device."""
+        self._blocks.sync(vhd_path)
+
+    def detach_block(self, device: str, force: bool = False) -> None:
         """Write changes back into the VHD and take the device away.
 
-        :raises block_devices.DeviceBusy: somebody still uses it
+        :raises block_devices.DeviceBusy: somebody still uses it, and not ``force``
         """
-        self._blocks.detach(device)
+        self._blocks.detach(device, force)
 
     def close(self) -> None:
         """End running plugins and take devices away; can be called again."""

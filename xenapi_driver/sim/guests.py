@@ -151,6 +151,8 @@ def stop(world: World, vm: str, state: str = "Halted") -> None:
     row = db.row("VM", vm)
     # The devices of a suspended guest stay reserved for it.
     kept = state == "Suspended"
+    for ref in row["VBDs"]:
+        vbd.hide_device(world, ref, force=True)
     for cls, name in (("VBD", "VBDs"), ("VIF", "VIFs")):
         for ref in row[name]:
             db.update(cls, ref, currently_attached=kept)

@@ -4,11 +4,13 @@
 import re
 from typing import Any
 
-from xenapi_driver.sim import states
+from xenapi_driver.sim import disks, states
+from xenapi_driver.sim.block_devices import DeviceBusy
 from xenapi_driver.sim.failure import Failure
 from xenapi_driver.sim.messages import Call, computed, message
 from xenapi_driver.sim.registry import Registry, Row
 from xenapi_driver.sim.schema import NULL
+from xenapi_driver.sim.world import World
 
 MAX_DEVICES = 255
 _NAME = re.compile(r"(?:xvd|hd|sd)([a-z]{1,2})\Z")
@@ -159,12 +161,49 @@ def plug(call: Call, ref: str) -> None:
     assert_not_in_use(db, ref, row)
     _require_sr(call, row, vm["resident_on"])
     device = device_name(row["userdevice"])
-    links = call.world.behaviour.block_device_dir
-    if links is not None and row["VM"] == call.world.compute_vm and not row["empty"]:
-        vdi = db.row("VDI", row["VDI"])
-        disk = call.world.stores[vdi["SR"]].path_of(vdi["uuid"])
-        call.world.dom0.attach_block(disk, device, links)
+    _show_device(call.world, row, device)
     db.update("VBD", ref, currently_attached=True, device=device)
+
+
+def _show_device(world: World, row: Row, device: str) -> None:
+    """Make the disk a block device of this machine, which is the compute VM.
+
+    :raises Failure: SR_BACKEND_FAILURE_46, as when an SR cannot attach a disk
+    """
+    links = world.behaviour.block_device_dir
+    if links is None or row["VM"] != world.compute_vm or row["empty"]:
+        return
+    vdi = world.db.row("VDI", row["VDI"])
+    disk = disks.store_of(world, vdi["SR"]).path_of(vdi["uuid"])
+    with disks.backend_errors():
+        world.dom0.attach_block(disk, device, links, row["mode"] == "RO")
+
+
+def hide_device(world: World, ref: str, force: bool) -> None:
+    """Take the block device away, if there is one; its writes reach the disk.
+
+    :param force: also while somebody uses it
+    :raises Failure: DEVICE_DETACH_REJECTED, and nothing has changed;
+        SR_BACKEND_FAILURE_46, the device is gone and what was written is lost
+    """
+    row = world.db.row("VBD", ref)
+    here = row["VM"] == world.compute_vm and not row["empty"]
+    if not here or not world.dom0.has_block(row["device"]):
+        return
+    try:
+        with disks.backend_errors():
+            _detach(world, ref, row["device"], force)
+    finally:
+        gone = not world.dom0.has_block(row["device"])
+        world.db.update("VBD", ref, currently_attached=not gone)
+
+
+def _detach(world: World, ref: str, device: str, force: bool) -> None:
+    try:
+        world.dom0.detach_block(device, force)
+    except DeviceBusy as error:
+        code = "DEVICE_DETACH_REJECTED"
+        raise Failure(code, "VBD", ref, str(error)) from error
 
 
 def _no_cd_hotplug() -> Failure:
@@ -195,9 +234,7 @@ def unplug(call: Call, ref: str) -> None:
             raise Failure("VBD_NOT_UNPLUGGABLE", ref)
         if not states.has_drivers(call.db, vm) and not vm["is_control_domain"]:
             raise Failure("VM_MISSING_PV_DRIVERS", row["VM"])
-    links = call.world.behaviour.block_device_dir
-    if links is not None and row["VM"] == call.world.compute_vm and not row["empty"]:
-        call.world.dom0.detach_block(row["device"])
+    hide_device(call.world, ref, force=call.method != "VBD.unplug")
     call.db.update("VBD", ref, currently_attached=False)
 
 

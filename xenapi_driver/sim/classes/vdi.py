@@ -89,6 +89,7 @@ def _derive(call: Call, source: str, extra: dict[str, Any]) -> str:
     store = disks.store_of(world, row["SR"])
     leaf, parent = db.new_uuid(), db.new_uuid()
     with disks.backend_errors("SR_BACKEND_FAILURE_81"):
+        world.dom0.sync_block(store.path_of(row["uuid"]))
         store.clone(row["uuid"], leaf, parent)
     ref = db.create(
         "VDI",

@@ -1,0 +1,323 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Disks plugged into the compute VM are block devices of this machine."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.sim.clients import Refused, XmlClient, vbd_record, vdi_record
+from xenapi_driver.sim import Behaviour, Simulator, block_devices
+
+MIB = 1024**2
+DISK = 8 * MIB
+
+
+def loops(folder):
+    """Return the loop devices that stand on files below a folder."""
+    told = subprocess.run(["losetup", "-a"], capture_output=True, text=True, check=True)
+    # Other programs of the machine may come and go with theirs.
+    return [line for line in told.stdout.splitlines() if f"({folder}/" in line]
+
+
+@pytest.fixture
+def needs_loops(tmp_path):
+    """Skip where this user or machine has no loop devices; see that none stay."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root: loop devices")
+    known = os.path.exists("/dev/loop-control") and shutil.which("losetup")
+    if not known or subprocess.run(["losetup", "-f"], capture_output=True).returncode:
+        pytest.skip("missing: loop devices")
+    yield
+    assert loops(tmp_path) == []
+
+
+@pytest.fixture
+def devices(tmp_path):
+    """The folder in which the disks appear, as in /dev."""
+    return tmp_path / "dev"
+
+
+@pytest.fixture
+def showing(tmp_path, devices):
+    """A simulated host that shows plugged disks as block devices."""
+    behaviour = Behaviour(block_device_dir=devices)
+    simulator = Simulator(tmp_path / "state", behaviour=behaviour)
+    yield simulator
+    simulator.close()
+
+
+class Host:
+    """The calls that these tests make of a simulated host."""
+
+    def __init__(self, sim):
+        self.sim = sim
+        self.client = XmlClient(sim.handle)
+        self.call = self.client.call
+        self.sr = self.call("SR.get_by_uuid", sim.default_sr_uuid)
+        self.vm = self.call("VM.get_by_uuid", sim.compute_vm_uuid)
+        self.store = sim.world.stores[self.sr]
+
+    def disk(self):
+        """Return a new disk with ``before`` at its begin."""
+        vdi = self.call("VDI.create", vdi_record(self.sr, virtual_size=str(DISK)))
+        self.store.write(self.call("VDI.get_uuid", vdi), 0, b"before")
+        return vdi
+
+    def drive(self, vdi, **changes):
+        """Return a drive of the compute VM that is not plugged."""
+        fields = {"userdevice": "autodetect", "bootable": False, **changes}
+        return self.call("VBD.create", vbd_record(self.vm, vdi, **fields))
+
+    def plug(self, vdi, **changes):
+        """Plug a disk into the compute VM."""
+        vbd = self.drive(vdi, **changes)
+        self.call("VBD.plug", vbd)
+        return vbd
+
+    def read(self, vdi, offset, length):
+        """Read from a disk's files."""
+        return self.store.read(self.call("VDI.get_uuid", vdi), offset, length)
+
+    def attached(self, vbd):
+        return self.call("VBD.get_currently_attached", vbd)
+
+
+@pytest.fixture
+def host(needs_loops, showing):
+    """The host, with loop devices to show disks; it is closed before they count."""
+    return Host(showing)
+
+
+def link_of(host, devices, vbd):
+    return devices / host.call("VBD.get_device", vbd)
+
+
+def refusal(host, method, *params):
+    with pytest.raises(Refused) as caught:
+        host.call(method, *params)
+    return caught.value
+
+
+def test_what_is_written_to_the_device_is_on_the_disk(host, devices):
+    vdi = host.disk()
+    vbd = host.plug(vdi)
+    link = link_of(host, devices, vbd)
+    assert link.is_block_device() and link.name.startswith("xvd")
+    with open(link, "r+b") as device:
+        assert device.read(7) == b"before\0"
+        device.seek(5 * MIB + 3)
+        device.write(b"after")
+    host.call("VBD.unplug", vbd)
+    assert not os.path.lexists(link)
+    assert not host.attached(vbd)
+    assert host.read(vdi, 5 * MIB + 2, 7) == b"\0after\0"
+    assert host.read(vdi, 0, 6) == b"before"
+    assert host.sim.world.dom0.scratch_files() == []
+    host.call("VBD.plug", vbd)
+    with open(link, "rb") as device:
+        device.seek(5 * MIB + 3)
+        assert device.read(5) == b"after"
+    host.call("VBD.unplug", vbd)
+    host.call("VBD.destroy", vbd)
+    host.call("VDI.destroy", vdi)
+
+
+def test_two_disks_are_two_devices(host, devices):
+    first, second = host.plug(host.disk()), host.plug(host.disk())
+    names = {link_of(host, devices, vbd).name for vbd in (first, second)}
+    assert {path.name for path in devices.iterdir()} == names
+    assert len(names) == 2
+    host.call("VBD.unplug", first)
+    assert link_of(host, devices, second).is_block_device()
+
+
+def test_a_read_only_drive_cannot_be_written(host, devices):
+    if host.call("VM.get_domain_type", host.vm) == "hvm":
+        vm_row = host.sim.world.db.row("VM", host.vm)
+        vm_row["domain_type"] = "pv"
+    vbd = host.plug(host.disk(), mode="RO")
+    link = link_of(host, devices, vbd)
+    assert link.read_bytes()[:6] == b"before"
+    with pytest.raises(OSError), open(link, "r+b") as device:
+        device.write(b"x" * 4096)
+    host.call("VBD.unplug", vbd)
+
+
+def test_an_open_device_is_not_let_go_and_stays_usable(host, devices):
+    vdi = host.disk()
+    vbd = host.plug(vdi)
+    link = link_of(host, devices, vbd)
+    with open(link, "r+b", buffering=0) as device:
+        error = refusal(host, "VBD.unplug", vbd)
+        assert error.code == "DEVICE_DETACH_REJECTED"
+        assert error.params[:2] == ["VBD", vbd]
+        assert str(link) in error.params[2]
+        assert host.attached(vbd)
+        device.write(b"later!" + bytes(4096 - 6))
+    assert link.read_bytes()[:6] == b"later!", "the device went with its last user"
+    host.call("VBD.unplug", vbd)
+    assert host.read(vdi, 0, 6) == b"later!"
+
+
+def test_a_mounted_device_is_not_let_go_before_it_is_unmounted(host, devices, tmp_path):
+    vbd = host.plug(host.disk())
+    link = link_of(host, devices, vbd)
+    if shutil.which("mkfs.ext4") is None:
+        pytest.skip("missing: mkfs.ext4")
+    subprocess.run(["mkfs.ext4", "-q", str(link)], check=True)
+    point = tmp_path / "mnt"
+    point.mkdir()
+    if subprocess.run(["mount", str(link), str(point)]).returncode:
+        pytest.skip("missing: the right to mount")
+    try:
+        error = refusal(host, "VBD.unplug", vbd)
+        assert error.code == "DEVICE_DETACH_REJECTED"
+        (point / "file").write_text("text")
+    finally:
+        subprocess.run(["umount", str(point)], check=True)
+    host.call("VBD.unplug", vbd)
+    assert not host.attached(vbd)
+
+
+def test_force_takes_an_open_device_away(host, devices):
+    vdi = host.disk()
+    vbd = host.plug(vdi)
+    link = link_of(host, devices, vbd)
+    with open(link, "r+b", buffering=0) as device:
+        device.write(b"forced" + bytes(4096 - 6))
+        host.call("VBD.unplug_force", vbd)
+        assert not os.path.lexists(link)
+    assert not host.attached(vbd)
+    assert host.read(vdi, 0, 6) == b"forced"
+
+
+def test_a_loop_device_that_somebody_took_away_is_no_obstacle(host, devices):
+    vdi = host.disk()
+    vbd = host.plug(vdi)
+    link = link_of(host, devices, vbd)
+    with open(link, "r+b") as device:
+        device.write(b"abrupt")
+    subprocess.run(["losetup", "-d", str(link.resolve())], check=True)
+    host.call("VBD.unplug", vbd)
+    assert not os.path.lexists(link)
+    assert host.read(vdi, 0, 6) == b"abrupt"
+
+
+def test_a_snapshot_has_what_was_written_so_far(host, devices):
+    vdi = host.disk()
+    vbd = host.plug(vdi)
+    link = link_of(host, devices, vbd)
+    with open(link, "r+b") as device:
+        device.write(b"first!")
+    snapshot = host.call("VDI.snapshot", vdi, {})
+    with open(link, "r+b") as device:
+        device.write(b"second")
+    host.call("VBD.unplug", vbd)
+    assert host.read(snapshot, 0, 6) == b"first!"
+    assert host.read(vdi, 0, 6) == b"second"
+
+
+def test_changes_that_cannot_be_kept_are_told_and_the_device_goes(host, devices):
+    vdi = host.disk()
+    vbd = host.plug(vdi)
+    link = link_of(host, devices, vbd)
+    host.store.path_of(host.call("VDI.get_uuid", vdi)).write_bytes(b"rubbish")
+    error = refusal(host, "VBD.unplug", vbd)
+    assert error.code == "SR_BACKEND_FAILURE_46"
+    assert "lost" in error.params[1]
+    assert not host.attached(vbd)
+    assert not os.path.lexists(link)
+
+
+def test_a_name_that_is_taken_on_this_machine_is_left_alone(host, devices):
+    devices.mkdir()
+    vdi = host.disk()
+    vbd = host.drive(vdi, userdevice="7")
+    taken = devices / "xvdh"
+    taken.write_text("of somebody else")
+    error = refusal(host, "VBD.plug", vbd)
+    assert error.code == "SR_BACKEND_FAILURE_46"
+    assert f"{taken} exists already" in error.params[1]
+    assert not host.attached(vbd)
+    assert taken.read_text() == "of somebody else"
+
+
+def test_a_folder_that_cannot_hold_the_link_leaves_no_loop_device(
+    host, devices, tmp_path
+):
+    devices.write_text("not a folder")
+    error = refusal(host, "VBD.plug", host.drive(host.disk()))
+    assert error.code == "SR_BACKEND_FAILURE_46"
+    assert loops(tmp_path) == []
+    assert host.sim.world.dom0.scratch_files() == []
+
+
+def test_closing_the_host_takes_away_what_is_left(host, showing, devices, tmp_path):
+    idle, busy = host.plug(host.disk()), host.plug(host.disk())
+    links = [link_of(host, devices, vbd) for vbd in (idle, busy)]
+    with open(links[1], "rb"):
+        assert len(loops(tmp_path)) == 2
+        showing.close()
+        assert list(devices.iterdir()) == []
+    assert loops(tmp_path) == []
+    error = refusal(host, "VBD.plug", host.drive(host.disk()))
+    assert "shut down" in error.params[1]
+
+
+def test_a_compute_vm_that_stops_loses_its_devices(host, devices):
+    vdi = host.disk()
+    vbd = host.plug(vdi)
+    link = link_of(host, devices, vbd)
+    with open(link, "r+b") as device:
+        device.write(b"halted")
+    host.call("VM.hard_shutdown", host.vm)
+    assert not os.path.lexists(link)
+    assert not host.attached(vbd)
+    assert host.read(vdi, 0, 6) == b"halted"
+
+
+def refuse_rights(patch):
+    patch.setattr(block_devices.os, "geteuid", lambda: 1000)
+    return "need root"
+
+
+def refuse_loops(patch):
+    patch.setattr(block_devices.os, "geteuid", lambda: 0)
+    patch.setattr(block_devices.os.path, "exists", lambda path: False)
+    return "no loop devices"
+
+
+def refuse_losetup(patch):
+    def fail(*arguments):
+        raise block_devices.NoBlockDevices("losetup failed: Permission denied")
+
+    patch.setattr(block_devices, "_require_loops", lambda: None)
+    patch.setattr(block_devices, "_losetup", fail)
+    return "Permission denied"
+
+
+@pytest.mark.parametrize("refuse", [refuse_rights, refuse_loops, refuse_losetup])
+def test_without_the_rights_the_error_says_so(showing, devices, refuse):
+    host = Host(showing)
+    vbd = host.drive(host.disk())
+    with pytest.MonkeyPatch.context() as patch:
+        reason = refuse(patch)
+        error = refusal(host, "VBD.plug", vbd)
+    assert error.code == "SR_BACKEND_FAILURE_46"
+    assert "The VDI is not available" in error.params[1]
+    assert reason in error.params[1]
+    assert not host.attached(vbd)
+    assert not os.path.lexists(devices)
+    assert showing.world.dom0.scratch_files() == []
+
+
+def test_a_host_that_shows_no_devices_plugs_all_the_same(sim):
+    host = Host(sim)
+    vbd = host.plug(host.disk())
+    assert host.attached(vbd)
+    assert not Path("/dev", host.call("VBD.get_device", vbd)).exists()
+    host.call("VBD.unplug", vbd)
+    assert not host.attached(vbd)
