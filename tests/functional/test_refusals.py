@@ -94,6 +94,18 @@ def test_an_unfit_sr_is_refused_before_the_bridge_is_made(bare_rig):
     assert bare_rig.host.records("network", **bridges) == []
 
 
+def test_a_bridge_that_another_service_makes_meanwhile_is_taken(bare_rig):
+    exists = ["BRIDGE_NAME_EXISTS", "br-int"]
+    bare_rig.sim.faults.add("network.create", exists, after=True)
+    bare_rig.start()
+    assert len(bare_rig.host.records("network", bridge="br-int")) == 1
+
+
+def test_a_bridge_that_cannot_be_made(bare_rig):
+    bare_rig.sim.faults.add("network.create", ["INTERNAL_ERROR", "no bridge today"])
+    refused_start(bare_rig, "no bridge today")
+
+
 def test_missing_plugin(bare_rig):
     for name in ("dom0_plugin_version", "dom0_plugin_version.py"):
         (bare_rig.plugin_dir / name).unlink(missing_ok=True)

@@ -80,15 +80,20 @@ def integration_network(session: Session, bridge: str) -> str:
     found = network.find_by_bridge(session, bridge)
     if found is not None:
         return found.ref
-    return network.create(
-        session,
-        {
-            "name_label": f"{bridge} (OpenStack integration bridge)",
-            "name_description": "Ports of OpenStack servers; wired by Neutron",
-            "bridge": bridge,
-            "managed": False,
-            "MTU": 1500,
-            "other_config": {},
-            "tags": [],
-        },
-    )
+    record = {
+        "name_label": f"{bridge} (OpenStack integration bridge)",
+        "name_description": "Ports of OpenStack servers; wired by Neutron",
+        "bridge": bridge,
+        "managed": False,
+        "MTU": 1500,
+        "other_config": {},
+        "tags": [],
+    }
+    try:
+        return network.create(session, record)
+    except errors.XapiFailure:
+        # Another member's service may have been quicker (BRIDGE_NAME_EXISTS).
+        found = network.find_by_bridge(session, bridge)
+        if found is None:
+            raise
+        return found.ref
