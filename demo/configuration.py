@@ -191,7 +191,12 @@ def nova(layout: Layout) -> Sections:
         "placement": account(layout, "placement"),
         "glance": {"endpoint_override": layout.url("glance")},
         "neutron": account(layout, "neutron"),
-        "scheduler": {"workers": 1, "discover_hosts_in_cells_interval": 2},
+        "scheduler": {
+            "workers": 1,
+            "discover_hosts_in_cells_interval": 2,
+            # There is one host: a server's fault is what that host said.
+            "max_attempts": 1,
+        },
         "conductor": {"workers": 1},
         "vnc": {"enabled": False},
     }

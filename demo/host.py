@@ -94,6 +94,19 @@ class Host:
         except (OSError, ValueError) as exc:
             raise DemoFailure(f"{url} to answer in JSON", exc, log) from exc
 
+    def break_next(self, method: str, *error: str) -> None:
+        """Let the next call of a method be answered by a XenAPI error."""
+        rule = {"method": method, "error": error}
+        request = urllib.request.Request(
+            f"{self.url}/sim/faults",
+            json.dumps(rule).encode(),
+            {"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(
+            request, timeout=30, context=self._context()
+        ) as answer:
+            answer.read()
+
     def requests(self) -> Counter[str]:
         """XenAPI requests by method since the host started, without event polls."""
         return Counter(self.admin("requests")["by_method"])

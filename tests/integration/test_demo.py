@@ -1,18 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The whole demo under real services, in both concurrency modes.
-
-Needs the programs of demo/packages.txt and the virtual environment that
-``make venv`` makes; both are missing loudly.
-"""
+"""The whole demo under real services, in both concurrency modes."""
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
@@ -21,18 +15,6 @@ from demo.processes import Processes, answers
 
 # Away from the ports of a demo that somebody left running.
 OFFSET = 14000
-PROGRAMS = ("mariadbd", "rabbitmq-server", "memcached", "qemu-img", "debugfs")
-SEARCH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
-ABSENT = [name for name in PROGRAMS if shutil.which(name, path=SEARCH) is None]
-ABSENT += [
-    name
-    for name in ("nova-compute", "uwsgi")
-    if not (Path(sys.prefix) / "bin" / name).exists()
-]
-
-pytestmark = pytest.mark.skipif(
-    bool(ABSENT), reason=f"missing: {', '.join(ABSENT)} (make venv, demo/packages.txt)"
-)
 
 
 @pytest.fixture(scope="module")
