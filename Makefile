@@ -41,8 +41,13 @@ packages:
 test: packages venv
 	@BIN=$(BIN) ./run-tests.sh $(SUITES)
 
-$(SUITES) integration: venv
+$(SUITES): venv
 	$(BIN)/python -m pytest -q tests/$@
+
+integration: venv
+	@./system-packages.sh tests/packages.txt demo/packages.txt
+	@mkdir -p build
+	$(BIN)/python -m pytest -q --junit-xml=build/integration.xml tests/$@
 
 pep8: venv
 	$(BIN)/ruff check .
