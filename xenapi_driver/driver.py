@@ -157,6 +157,7 @@ class XenAPIDriver(driver.ComputeDriver):
 
     def init_host(self, host: str) -> None:
         """Log in and check the host; refuse to start with one clear sentence."""
+        options.warn_of_ignored(CONF)
         try:
             self._session = startup.open_session(CONF, host)
             self._home = startup.open_home(CONF, self._session)
