@@ -28,7 +28,10 @@ from demo.waiting import until
 
 # Away from the ports of the other tests and of a demo that somebody left running.
 OFFSET = 15000
-DAMAGED = ("bad-footer-checksum", "bad-bat")
+DAMAGED = {
+    "bad-footer-checksum": "0.vhd: the footer's checksum is wrong",
+    "bad-bat": "0.vhd: the block bitmap's header is damaged",
+}
 VERSION_PLUGIN = "dom0_plugin_version"
 # As an SR's driver in dom0 words it.
 FULL = ("SR_BACKEND_FAILURE_44", "", "There is insufficient space", "")
@@ -250,11 +253,11 @@ def damaged_image(job: Job, name: str, folder: Path) -> str:
     ).id
 
 
-@pytest.mark.parametrize("name", DAMAGED)
-def test_damaged_image(job, name, tmp_path):
+@pytest.mark.parametrize(("name", "damage"), DAMAGED.items(), ids=DAMAGED)
+def test_damaged_image(job, name, damage, tmp_path):
     image_id = damaged_image(job, name, tmp_path)
     fault = build_to_fail(replace(job, image_id=image_id), name)
-    assert f"Image {image_id} is damaged: " in fault
+    assert fault.endswith(f"Image {image_id} is damaged: {damage}")
     assert_nothing_left(job, set())
 
 
