@@ -117,12 +117,6 @@ def test_bad_expression(client):
     assert refusal(client, "VM.get_all_records_where", "field =")[0] == "INVALID_VALUE"
 
 
-def test_methods_can_be_listed(client):
-    methods = client.raw("system.listMethods")
-    assert "VM.start_on" in methods
-    assert "VM.migrate_send" not in methods
-
-
 def test_ints_are_text_in_xml(sim):
     server = sim.serve()
     proxy = xmlrpc.client.ServerProxy(server.url)

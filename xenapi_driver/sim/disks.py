@@ -114,6 +114,7 @@ def _introduce(world: World, sr: str, info: VhdInfo) -> None:
             "location": info.uuid,
             "managed": not info.hidden,
             "read_only": info.hidden,
+            "metadata_of_pool": "",
             **facts(info),
         },
     )

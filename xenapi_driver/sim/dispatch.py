@@ -5,21 +5,29 @@ Name, number of arguments, session, types, the object itself; then the handler t
 class registered, or the generic one that the message's kind stands for.
 """
 
+import dataclasses
 import threading
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from xenapi_driver.sim import tasks
+from xenapi_driver.sim import absent, tasks
 from xenapi_driver.sim.expression import compile_expression
 from xenapi_driver.sim.failure import Failure, handle_invalid, internal_error
 from xenapi_driver.sim.messages import HANDLERS, Call, Handler
 from xenapi_driver.sim.registry import Registry
-from xenapi_driver.sim.schema import ClassModel, Message, Type, convert
+from xenapi_driver.sim.schema import ClassModel, Message, Schema, Type, convert
 from xenapi_driver.sim.world import World, now
 
 _POLL = "event.from"
 _TEXT = Type("string")
+_SETTERS = {
+    "add_to_": "add_to",
+    "remove_from_": "remove_from",
+    "set_": "setter",
+    "add_": "add",
+    "remove_": "remove",
+}
 
 
 class Requests:
@@ -101,7 +109,6 @@ class Dispatcher:
             message.wire_name
             for model in self._schema.classes.values()
             for message in model.messages.values()
-            if message.kind != "custom" or message.wire_name in HANDLERS
         ]
 
     def _session(self, message: Message, params: list[Any]) -> tuple[str, list[Any]]:
@@ -118,7 +125,11 @@ class Dispatcher:
         with self._world.db.changed:
             if not self._world.db.exists("session", session):
                 raise Failure("SESSION_INVALID", session)
-            self._world.db.row("session", session)["last_active"] = now()
+            row = self._world.db.row("session", session)
+            row["last_active"] = now()
+            if message.internal and not row["pool"]:
+                text = f'Internal API "{message.wire_name}" call attempted with'
+                raise internal_error(f"{text} non-pool (external) session")
         return session, params[1:]
 
     def _run(self, call: Call, message: Message, arguments: list[Any]) -> Any:
@@ -128,7 +139,7 @@ class Dispatcher:
         if message.removed:
             raise Failure("MESSAGE_REMOVED")
         if handler is None:
-            handler = _generic(message)
+            handler = _generic(self._schema, message)
         if handler.blocking:
             with self._world.db.changed:
                 _check_object(call.db, message, arguments, handler)
@@ -314,8 +325,32 @@ _GENERIC: dict[str, Callable[[Message], Callable[..., Any]]] = {
 }
 
 
-def _generic(message: Message) -> Handler:
-    make = _GENERIC.get(message.kind)
-    if make is None:
-        raise Failure("NOT_IMPLEMENTED", message.wire_name)
-    return Handler(make(message))
+def _plain(schema: Schema, message: Message) -> Message | None:
+    """Return a hand-written setter as the derived one it looks like, if it does."""
+    for prefix, kind in _SETTERS.items():
+        name = message.name.removeprefix(prefix)
+        about = schema.classes[message.cls].fields.get(name)
+        if name == message.name or about is None or about.flag:
+            continue
+        types = [param.type for param in message.params[1:]]
+        if types and types == _setter_types(kind, about.type):
+            return dataclasses.replace(message, kind=kind, field=name)
+    return None
+
+
+def _setter_types(kind: str, type_: Type) -> list[Type]:
+    if kind == "setter":
+        return [type_]
+    if kind in ("add", "remove"):
+        return list(type_.inner) if type_.kind == "set" else []
+    inner = list(type_.inner) if type_.kind == "map" else []
+    return inner[:1] if kind == "remove_from" else inner
+
+
+def _generic(schema: Schema, message: Message) -> Handler:
+    if message.kind == "custom":
+        setter = _plain(schema, message)
+        if setter is None:
+            return Handler(absent.handler(message))
+        message = setter
+    return Handler(_GENERIC[message.kind](message))

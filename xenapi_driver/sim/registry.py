@@ -58,7 +58,8 @@ class Registry:
         self.generation = 1
         self._computed = computed
         self._tables = {name: Table() for name in schema.classes}
-        self._many = dict(schema.relations)
+        # A class that is related to itself by one field (role.subroles) is only a list.
+        self._many = {one: many for one, many in schema.relations if one != many}
         # Object identity only, never a secret; seeded apart from `random` so that
         # tests that seed it get no equal references.
         self._random = random.Random()  # noqa: S311
@@ -220,16 +221,26 @@ class Registry:
                 del table.deletions[: MAX_DELETIONS // 2]
             self.changed.notify_all()
 
-    def _link(self, target: tuple[str, str], owner: str, ref: str) -> None:
+    def _owners(
+        self, target: tuple[str, str], value: str | list[str]
+    ) -> Iterator[tuple[str, Row]]:
+        """Yield the objects on the other side; a field may name one or many."""
+        rows = self._tables[target[0]].rows
+        for owner in [value] if isinstance(value, str) else value:
+            if owner != NULL and owner in rows:
+                yield owner, rows[owner]
+
+    def _link(self, target: tuple[str, str], value: str | list[str], ref: str) -> None:
         cls, name = target
-        if owner != NULL and owner in self._tables[cls].rows:
-            row = self._tables[cls].rows[owner]
+        for owner, row in self._owners(target, value):
             row[name] = [*row[name], ref]
             self.touch(cls, owner)
 
-    def _unlink(self, target: tuple[str, str], owner: str, ref: str) -> None:
+    def _unlink(
+        self, target: tuple[str, str], value: str | list[str], ref: str
+    ) -> None:
         cls, name = target
-        row = self._tables[cls].rows.get(owner)
-        if row is not None and ref in row[name]:
-            row[name] = [item for item in row[name] if item != ref]
-            self.touch(cls, owner)
+        for owner, row in self._owners(target, value):
+            if ref in row[name]:
+                row[name] = [item for item in row[name] if item != ref]
+                self.touch(cls, owner)

@@ -6,12 +6,18 @@ The file holds facts of the published XAPI data model, one line a field or messa
 * field: ``[type, qualifier, default, flag]``; qualifier RW, S (constructor argument
   only) or D (set by the host only); flag ``internal`` (not on the wire) or
   ``removed`` (in records still, its getter refuses);
-* message: its parameters as ``[name, type, default]``, result, async;
-* derived: the names of messages that follow from the fields.
+* message: its parameters as ``[name, type, default]``, result, async; ``internal``
+  ones are for the hosts of a pool among themselves, ``removed`` ones only refuse;
+* class: whether its objects are ``stored`` and make ``events``, and whether the model
+  derives a ``constructor``.
+
+Messages that follow from class and fields (``get_record``, getters, setters) are not
+in the file; ``without`` names those that a class lacks.
 """
 
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -42,6 +48,9 @@ class Type:
     values: tuple[str, ...] = ()
 
 
+VOID = Type("void")
+
+
 @dataclass(frozen=True)
 class Field:
     """A field of a class."""
@@ -53,13 +62,18 @@ class Field:
     flag: str = ""
 
     @property
+    def has_default(self) -> bool:
+        """Whether the model names a value to start with."""
+        return self.default is not _MISSING and self.default is not None
+
+    @property
     def required(self) -> bool:
         """Whether a constructor call must carry the field."""
-        return self.qualifier != "D" and self.default is _MISSING
+        return self.qualifier != "D" and not self.has_default
 
     def initial(self) -> Any:
         """Return a fresh default value."""
-        if self.default is _MISSING or self.default is None:
+        if not self.has_default:
             return zero(self.type)
         if isinstance(self.default, (list, dict)):
             return self.default.copy()
@@ -88,6 +102,7 @@ class Message:
 
     :ivar kind: custom, or the rule that derived it (getter, setter, get_all ...)
     :ivar field: the field that a derived message is about
+    :ivar internal: only for sessions between the hosts of a pool
     """
 
     cls: str
@@ -98,6 +113,8 @@ class Message:
     can_async: bool = False
     needs_session: bool = True
     removed: bool = False
+    internal: bool = False
+    result: Type = VOID
 
     @property
     def wire_name(self) -> str:
@@ -113,6 +130,8 @@ class ClassModel:
     events: bool
     stored: bool
     fields: dict[str, Field]
+    constructor: bool = False
+    removed: bool = False
     messages: dict[str, Message] = field(default_factory=dict)
 
 
@@ -267,49 +286,83 @@ def _compound(type_: Type, value: Any) -> Any:
     return {str(convert(key, k)): convert(item, v) for k, v in value.items()}
 
 
-def _derived(cls: str, name: str, fields: dict[str, Field]) -> Message:
-    """Return the message that the model derives from class and fields."""
-    text = Type("string")
-    this = Param("self", Type("ref", cls))
-    objects: dict[str, tuple[Param, ...]] = {
+def _object_messages(model: ClassModel) -> Iterator[Message]:
+    """Yield what every class has whose objects are kept."""
+    text, this = Type("string"), Param("self", Type("ref", model.name))
+    shapes: dict[str, tuple[Param, ...]] = {
         "get_record": (this,),
         "get_by_uuid": (Param("uuid", text),),
-        "get_by_name_label": (Param("label", text),),
         "get_all": (),
         "get_all_records": (),
         "get_all_where": (Param("expr", text),),
         "get_all_records_where": (Param("expr", text),),
-        "create": (Param("args", Type("record", cls)),),
-        "destroy": (this,),
     }
-    if name in objects:
-        return Message(
-            cls, name, name, objects[name], can_async=name in ("create", "destroy")
+    if "name_label" in model.fields:
+        shapes["get_by_name_label"] = (Param("label", text),)
+    if model.constructor:
+        shapes["create"] = (Param("args", Type("record", model.name)),)
+        shapes["destroy"] = (this,)
+    for name, params in shapes.items():
+        yield Message(
+            model.name,
+            name,
+            name,
+            params,
+            can_async=name in ("create", "destroy"),
+            removed=model.removed,
+            result=_object_result(model.name, name),
         )
-    for prefix, kind in (
-        ("add_to_", "add_to"),
-        ("remove_from_", "remove_from"),
-        ("get_", "getter"),
-        ("set_", "setter"),
-        ("add_", "add"),
-        ("remove_", "remove"),
-    ):
-        about = fields.get(name[len(prefix) :]) if name.startswith(prefix) else None
-        if about is not None:
-            more: tuple[Param, ...] = ()
-            if kind == "setter":
-                more = (Param("value", about.type),)
-            elif kind == "add_to":
-                more = (Param("key", text), Param("value", about.type.inner[1]))
-            elif kind == "remove_from":
-                more = (Param("key", text),)
-            elif kind in ("add", "remove"):
-                more = (Param("value", about.type.inner[0]),)
-            removed = about.flag == "removed"
-            return Message(
-                cls, name, kind, (this, *more), field=about.name, removed=removed
-            )
-    raise ValueError(f"no rule derives {cls}.{name}")
+
+
+def _object_result(cls: str, name: str) -> Type:
+    ref = Type("ref", cls)
+    results = {
+        "get_record": Type("record", cls),
+        "get_by_uuid": ref,
+        "create": ref,
+        "destroy": VOID,
+        "get_all_records": Type("map", "", (ref, Type("record", cls))),
+    }
+    results["get_all_records_where"] = results["get_all_records"]
+    return results.get(name, Type("set", "", (ref,)))
+
+
+def _field_messages(cls: str, about: Field) -> Iterator[Message]:
+    """Yield getter and, where callers may write, setters of a field."""
+    this = Param("self", Type("ref", cls))
+    shapes: list[tuple[str, str, tuple[Param, ...]]] = [("get_", "getter", ())]
+    if about.qualifier == "RW":
+        shapes.append(("set_", "setter", (Param("value", about.type),)))
+        inner = about.type.inner
+        if about.type.kind == "set":
+            item = (Param("value", inner[0]),)
+            shapes += [("add_", "add", item), ("remove_", "remove", item)]
+        if about.type.kind == "map":
+            key, value = Param("key", inner[0]), Param("value", inner[1])
+            shapes.append(("add_to_", "add_to", (key, value)))
+            shapes.append(("remove_from_", "remove_from", (key,)))
+    for prefix, kind, more in shapes:
+        yield Message(
+            cls,
+            prefix + about.name,
+            kind,
+            (this, *more),
+            field=about.name,
+            removed=about.flag == "removed",
+            result=about.type if kind == "getter" else VOID,
+        )
+
+
+def _derived(model: ClassModel, without: list[str]) -> Iterator[Message]:
+    """Yield the messages that follow from class and fields."""
+    if not model.stored:
+        return
+    for message in _object_messages(model):
+        if message.name not in without:
+            yield message
+    for about in model.fields.values():
+        if about.flag != "internal":
+            yield from _field_messages(model.name, about)
 
 
 def _custom(cls: str, name: str, facts: dict[str, Any], enums: Any) -> Message:
@@ -325,6 +378,8 @@ def _custom(cls: str, name: str, facts: dict[str, Any], enums: Any) -> Message:
         can_async=facts.get("async", False),
         needs_session=facts.get("session", True),
         removed=facts.get("removed", False),
+        internal=facts.get("internal", False),
+        result=parse_type(facts.get("result", "void"), enums),
     )
 
 
@@ -340,9 +395,16 @@ def load() -> Schema:
             name: Field(name, parse_type(entry[0], enums), *entry[1:])
             for name, entry in facts["fields"].items()
         }
-        model = ClassModel(cls, facts["events"], facts["stored"], fields)
-        for name in facts["derived"]:
-            model.messages[name] = _derived(cls, name, fields)
+        model = ClassModel(
+            cls,
+            facts["events"],
+            facts["stored"],
+            fields,
+            constructor=facts.get("constructor", False),
+            removed=facts.get("removed", False),
+        )
+        for message in _derived(model, facts.get("without", [])):
+            model.messages[message.name] = message
         for name, entry in facts["messages"].items():
             model.messages[name] = _custom(cls, name, entry, enums)
         classes[cls] = model

@@ -77,7 +77,8 @@ def create(call: Call, record: dict[str, Any]) -> str:
     uuid = db.new_uuid()
     with disks.backend_errors():
         store.create(uuid, size)
-    ref = db.create("VDI", {**record, "uuid": uuid, "location": uuid, "managed": True})
+    known = {"uuid": uuid, "location": uuid, "managed": True, "metadata_of_pool": ""}
+    ref = db.create("VDI", {**record, **known})
     disks.scan(world, record["SR"])
     return ref
 
@@ -144,6 +145,7 @@ def copy(call: Call, ref: str, sr: str, base: str, into: str) -> str:
         source, target = disks.store_of(world, row["SR"]), disks.store_of(world, sr)
         uuid = db.new_uuid()
         fields = {name: row[name] for name in _INHERITED}
+        fields["metadata_of_pool"] = ""
     with disks.backend_errors():
         source.stage(row["uuid"], uuid, target)
     try:
