@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from xenapi_driver.sim import guests, memory
-from xenapi_driver.sim.classes import vm
+from xenapi_driver.sim.classes import pif, vm
 from xenapi_driver.sim.registry import Registry
 from xenapi_driver.sim.schema import NULL
 from xenapi_driver.sim.storage import SrStore
@@ -68,7 +68,7 @@ def populate(world: World, run: Path, hardware: Hardware, count: int) -> None:
     )
     for number in range(count):
         host = _host(world, hardware, number)
-        _pifs(db, host, networks, number)
+        _pifs(world, host, number)
         local = _srs(world, host, run, hardware.sr_size)
         _control_domain(world, host)
         world.bridges[host] = {"br-int"}
@@ -199,11 +199,16 @@ def _networks(db: Registry) -> list[str]:
     return found
 
 
-def _pifs(db: Registry, host: str, networks: list[str], number: int) -> None:
-    for index in range(2):
-        metrics = db.create("PIF_metrics", {"carrier": True, "last_updated": now()})
+def _pifs(world: World, host: str, number: int) -> None:
+    """Put two NICs into a host; the first has the management address."""
+    db = world.db
+    world.nics[host] = {
+        f"eth{index}": f"52:54:00:12:{34 + number:02d}:0{index}" for index in range(2)
+    }
+    for device, mac in world.nics[host].items():
+        ref = pif.introduce_nic(db, host, device, mac)
         address: dict[str, Any] = {}
-        if index == 0:
+        if device == "eth0":
             address = {
                 "ip_configuration_mode": "Static",
                 "IP": db.row("host", host)["address"],
@@ -212,23 +217,7 @@ def _pifs(db: Registry, host: str, networks: list[str], number: int) -> None:
                 "DNS": "192.168.66.1",
                 "management": True,
             }
-        db.create(
-            "PIF",
-            {
-                "device": f"eth{index}",
-                "network": networks[index],
-                "host": host,
-                "MAC": f"52:54:00:12:{34 + number}:0{index}",
-                "MTU": 1500,
-                "VLAN": -1,
-                "metrics": metrics,
-                "physical": True,
-                "currently_attached": True,
-                "managed": True,
-                "properties": {"gro": "on"},
-                **address,
-            },
-        )
+        db.update("PIF", ref, currently_attached=True, **address)
 
 
 def _srs(world: World, host: str, run: Path, size: int) -> str:

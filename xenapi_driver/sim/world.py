@@ -39,6 +39,7 @@ class World:
     :ivar stores: SR reference to its files
     :ivar bridges: host reference to the bridges that exist there, but are not made
         by a managed network
+    :ivar nics: host reference to the NICs in it, device name to hardware address
     :ivar cancelled: references of tasks that somebody cancelled
     """
 
@@ -50,16 +51,24 @@ class World:
     faults: Faults = field(default_factory=Faults)
     stores: dict[str, SrStore] = field(default_factory=dict)
     bridges: dict[str, set[str]] = field(default_factory=dict)
+    nics: dict[str, dict[str, str]] = field(default_factory=dict)
     cancelled: set[str] = field(default_factory=set)
     closing: threading.Event = field(default_factory=threading.Event)
     compute_vm: str = ""
     next_domid: int = 1
+    next_bridge: int = 1
 
     def take_domid(self) -> int:
         """Return a domain id that was not used before."""
         with self.db.changed:
             self.next_domid += 1
             return self.next_domid - 1
+
+    def take_bridge(self) -> int:
+        """Return a number for a bridge that was not used before."""
+        with self.db.changed:
+            self.next_bridge += 1
+            return self.next_bridge - 1
 
 
 def now() -> Timestamp:

@@ -13,12 +13,21 @@ _RESERVED = ("xen", "xapi", "vif", "tap", "eth")
 _MAX_NAME = 15
 
 
+def require_managed(db: Registry, ref: str) -> None:
+    """Refuse a network whose bridge is somebody else's.
+
+    :raises Failure: NETWORK_UNMANAGED
+    """
+    if not db.row("network", ref)["managed"]:
+        raise Failure("NETWORK_UNMANAGED", ref)
+
+
 @message("network.create")
 def create(call: Call, record: dict[str, Any]) -> str:
     """Make a network; one without a bridge gets the next xapi<n>."""
     bridge = record["bridge"]
     if bridge == "":
-        record["bridge"] = _free_bridge(call.db)
+        record["bridge"] = _free_bridge(call.world)
     elif len(bridge) > _MAX_NAME or bridge.startswith(_RESERVED):
         raise Failure("INVALID_VALUE", "bridge", bridge)
     elif call.db.find("network", bridge=bridge):
@@ -26,11 +35,12 @@ def create(call: Call, record: dict[str, Any]) -> str:
     return call.db.create("network", record)
 
 
-def _free_bridge(db: Registry) -> str:
-    number = 0
-    while db.find("network", bridge=f"xapi{number}"):
-        number += 1
-    return f"xapi{number}"
+def _free_bridge(world: World) -> str:
+    """Return the next name; a running host never gives one out twice."""
+    while True:
+        name = f"xapi{world.take_bridge()}"
+        if not world.db.find("network", bridge=name):
+            return name
 
 
 @message("network.destroy")

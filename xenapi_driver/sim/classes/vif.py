@@ -11,6 +11,7 @@ from xenapi_driver.sim.classes import network
 from xenapi_driver.sim.failure import Failure
 from xenapi_driver.sim.messages import Call, computed, message
 from xenapi_driver.sim.registry import Registry, Row
+from xenapi_driver.sim.schema import NULL
 
 MAX_DEVICES = 16
 _MAC = re.compile(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}\Z")
@@ -165,3 +166,81 @@ def remove_allowed(call: Call, ref: str, value: str) -> None:
     name = call.method.removeprefix("VIF.remove_")
     old = call.db.row("VIF", ref)[name]
     call.db.update("VIF", ref, **{name: [item for item in old if item != value]})
+
+
+@message("VIF.configure_ipv4")
+def configure_ipv4(call: Call, ref: str, mode: str, address: str, gateway: str) -> None:
+    """Let the guest's agent set a static IPv4 address."""
+    _configure(call, ref, 4, (mode, address, gateway))
+
+
+@message("VIF.configure_ipv6")
+def configure_ipv6(call: Call, ref: str, mode: str, address: str, gateway: str) -> None:
+    """Let the guest's agent set a static IPv6 address."""
+    _configure(call, ref, 6, (mode, address, gateway))
+
+
+def _configure(
+    call: Call, ref: str, version: int, wanted: tuple[str, str, str]
+) -> None:
+    mode, address, gateway = wanted
+    row = call.db.row("VIF", ref)
+    if mode == "Static":
+        if not _is_cidr(address, version):
+            raise Failure("INVALID_CIDR_ADDRESS_SPECIFIED", "address")
+        if gateway:
+            _check_addresses("gateway", version, [gateway])
+        allowed = row[f"ipv{version}_allowed"]
+        if row["locking_mode"] == "locked" and address.split("/")[0] not in allowed:
+            raise Failure("ADDRESS_VIOLATES_LOCKING_CONSTRAINT", address)
+    vm = call.db.row("VM", row["VM"])
+    if not _has_static_ip(call.db, vm):
+        raise Failure("VM_LACKS_FEATURE", row["VM"])
+    static = mode == "Static"
+    values = {
+        f"ipv{version}_configuration_mode": mode,
+        f"ipv{version}_addresses": [address] if static else [],
+        f"ipv{version}_gateway": gateway if static else "",
+    }
+    call.db.update("VIF", ref, **values)
+
+
+def _is_cidr(text: str, version: int) -> bool:
+    try:
+        return "/" in text and ipaddress.ip_interface(text).version == version
+    except ValueError:
+        return False
+
+
+def _has_static_ip(db: Registry, vm: Row) -> bool:
+    metrics = vm["guest_metrics"]
+    if not db.exists("VM_guest_metrics", metrics):
+        return False
+    other = db.row("VM_guest_metrics", metrics)["other"]
+    return bool(other.get("feature-static-ip-setting") == "1")
+
+
+@message("VIF.set_trunks")
+def set_trunks(call: Call, ref: str, value: list[int]) -> None:
+    """Replace the VLANs that the port carries; not on a VLAN network."""
+    net = call.db.row("VIF", ref)["network"]
+    for base in call.db.row("network", net)["PIFs"]:
+        if call.db.row("PIF", base)["VLAN_master_of"] != NULL:
+            raise Failure("NETWORK_INCOMPATIBLE_WITH_TRUNKS", net)
+    for tag in value:
+        if not 0 <= tag <= 4094:
+            raise Failure("VLAN_TAG_INVALID", str(tag))
+    call.db.update("VIF", ref, trunks=sorted(set(value)))
+
+
+@message("VIF.add_trunks")
+def add_trunks(call: Call, ref: str, value: int) -> None:
+    """Let the port carry one more VLAN."""
+    set_trunks(call, ref, [*call.db.row("VIF", ref)["trunks"], value])
+
+
+@message("VIF.remove_trunks")
+def remove_trunks(call: Call, ref: str, value: int) -> None:
+    """Let the port carry one VLAN less."""
+    old = call.db.row("VIF", ref)["trunks"]
+    call.db.update("VIF", ref, trunks=[tag for tag in old if tag != value])
