@@ -14,5 +14,5 @@ setuptools.setup(
     ],
     package_dir={"nova.virt.xenapi": "shim/nova/virt/xenapi"},
     # pbr takes the other files from git's index; an unpacked archive has none.
-    package_data={"xenapi_driver": ["sim/*.json"]},
+    package_data={"xenapi_driver": ["sim/*.json", "sim/plugins/*"]},
 )

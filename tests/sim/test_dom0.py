@@ -185,12 +185,14 @@ class FailureTest(Dom0TestCase):
                 )
 
     def test_answers_of_a_wrong_shape(self) -> None:
-        for value in (
-            "'text'",
-            "{'Status': 'Success', 'Value': 5}",
-            "{'Status': 'Success'}",
-            "{'Status': 'Failure', 'ErrorDescription': []}",
-            "{'Status': 'Maybe', 'Value': ''}",
+        wrong_type = ["INTERNAL_ERROR"]
+        unexpected = ["XENAPI_PLUGIN_FAILURE", "unexpected XMLRPC result"]
+        for value, expected in (
+            ("'text'", wrong_type),
+            ("{'Status': 'Success', 'Value': 5}", wrong_type),
+            ("{'Status': 'Success'}", wrong_type),
+            ("{'Status': 'Failure', 'ErrorDescription': []}", unexpected),
+            ("{'Status': 'Maybe', 'Value': ''}", unexpected),
         ):
             self.plugin(
                 "p",
@@ -200,9 +202,7 @@ class FailureTest(Dom0TestCase):
             )
             with self.subTest(value):
                 error = self.error_of(dom0.Dom0(self.dir / "r", self.source), "p", {})
-                self.assertEqual(
-                    ["XENAPI_PLUGIN_FAILURE", "unexpected XMLRPC result"], error[:2]
-                )
+                self.assertEqual(expected, error[: len(expected)])
 
     def test_call_longer_than_an_argument_may_be(self) -> None:
         self.plugin(
@@ -315,7 +315,7 @@ class RootTest(Dom0TestCase):
         (self.source / "old").rename(self.source / "new")
         host = self.start()
         names = sorted(file.name for file in host.plugins.iterdir())
-        self.assertEqual(["new", "new.py"], names)
+        self.assertEqual(["echo", "echo.py", "new", "new.py"], names)
 
 
 class PythonTest(Dom0TestCase):

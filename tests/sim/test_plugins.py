@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from tests.sim.clients import Refused, XmlClient
+from tests.sim.clients import Refused, XmlClient, vm_record
 from xenapi_driver.sim import Simulator
 
 PLUGIN = """#!/usr/bin/python3
@@ -86,3 +86,50 @@ def test_slow_plugin_does_not_hold_others_up(client, host):
     while client.call("task.get_status", task) == "pending":
         time.sleep(0.05)
     assert client.call("task.get_status", task) == "success"
+
+
+@pytest.mark.parametrize(
+    ("function", "expected"),
+    [
+        ("struct", ["INTERNAL_ERROR"]),
+        ("bare", ["INTERNAL_ERROR"]),
+        ("failure", ["MY_ERROR", "p1", "p2"]),
+        ("unknown", ["UNKNOWN_PLUGIN_FUNCTION", "unknown"]),
+        ("boom", ["XENAPI_PLUGIN_FAILURE", "non-zero exit", ""]),
+        ("exit3", ["XENAPI_PLUGIN_FAILURE", "non-zero exit", "", "bad things\n"]),
+        ("garbage", ["XENAPI_PLUGIN_FAILURE", "failed to parse plugin output"]),
+        ("fault", ["XENAPI_PLUGIN_FAILURE", "fault", "7", "a fault"]),
+    ],
+)
+def test_the_plugin_that_every_host_has_goes_wrong_on_demand(local, function, expected):
+    host = local.call("host.get_all")[0]
+    with pytest.raises(Refused) as caught:
+        local.call("host.call_plugin", host, "echo", function, {})
+    assert caught.value.args[0][: len(expected)] == expected
+
+
+def test_the_plugin_that_every_host_has_answers(local):
+    host = local.call("host.get_all")[0]
+    for args, answer in (({}, "hello"), ({"msg": ""}, ""), ({"msg": "x"}, "x")):
+        assert local.call("host.call_plugin", host, "echo", "main", args) == answer
+
+
+def test_plugin_by_its_guest(local):
+    vm = local.call("VM.create", vm_record())
+    args = (vm, "echo", "main", {"msg": "x"})
+    with pytest.raises(Refused) as caught:
+        local.call("VM.call_host_plugin", *args)
+    assert caught.value.args[0] == ["VM_BAD_POWER_STATE", vm, "Running", "Halted"]
+    local.call("VM.start", vm, False, False)
+    assert local.call("VM.call_host_plugin", *args) == "x"
+
+
+def test_extension_that_is_not_there(local):
+    host = local.call("host.get_all")[0]
+    for text, code in (
+        ("nope", "INTERNAL_ERROR"),
+        ('{"method": "no.such", "params": []}', "MESSAGE_METHOD_UNKNOWN"),
+    ):
+        with pytest.raises(Refused) as caught:
+            local.call("host.call_extension", host, text)
+        assert caught.value.code == code

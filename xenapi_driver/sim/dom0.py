@@ -26,6 +26,8 @@ from xenapi_driver.sim import block_devices
 PLUGINS = "etc/xapi.d/plugins"
 SR_MOUNT = "run/sr-mount"
 BLOCKS = "run/blocks"
+# What the host has without our doing.
+SHIPPED = Path(__file__).with_name("plugins")
 DIRECTORIES = (
     PLUGINS,
     SR_MOUNT,
@@ -96,7 +98,7 @@ class Dom0:
     """A scratch root with plugins in it.
 
     :param root: directory that stands for ``/`` of dom0
-    :param plugins_dir: what is copied to the plugin directory; None: no plugins
+    :param plugins_dir: plugins that are put beside those that a host ships
     :param python: runs scripts that ask for python3; None: find_dom0_python()
     """
 
@@ -115,16 +117,22 @@ class Dom0:
         with contextlib.suppress(FileExistsError):
             (self.root / "var/run").symlink_to("../run")
         self.plugins = self.root / PLUGINS
-        if plugins_dir is not None:
-            self._install(plugins_dir)
+        self._install(plugins_dir)
         self._blocks = block_devices.BlockDevices(self.root / BLOCKS)
         self._at_start = set(self._files())
 
-    def _install(self, plugins_dir: Path) -> None:
+    def _install(self, plugins_dir: Path | None) -> None:
         """Copy the plugins; each is also found under its name with ``.py``."""
         shutil.rmtree(self.plugins)
         ignored = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(plugins_dir, self.plugins, ignore=ignored)
+        shutil.copytree(SHIPPED, self.plugins, ignore=ignored)
+        for file in self.plugins.iterdir():
+            # An installer may have lost the mode.
+            file.chmod(0o755)
+        if plugins_dir is not None:
+            shutil.copytree(
+                plugins_dir, self.plugins, ignore=ignored, dirs_exist_ok=True
+            )
         for file in list(self.plugins.iterdir()):
             if file.is_file() and not file.suffix and os.access(file, os.X_OK):
                 twin = file.with_suffix(".py")
@@ -279,13 +287,29 @@ def _parse_answer(stdout: str, stderr: str) -> str:
     """
     try:
         params, method = xmlrpc.client.loads(stdout)
+    except xmlrpc.client.Fault as fault:
+        number, text = str(fault.faultCode), str(fault.faultString)
+        raise _plugin_failure("fault", number, text) from None
     except (ExpatError, xmlrpc.client.Error, ValueError, LookupError, TypeError):
         raise _plugin_failure("failed to parse plugin output", stdout, stderr) from None
-    answer: Any = params[0] if len(params) == 1 and method is None else None
-    if isinstance(answer, dict):
-        value, error = answer.get("Value"), answer.get("ErrorDescription")
-        if answer.get("Status") == "Success" and isinstance(value, str):
+    if len(params) != 1 or method is not None:
+        raise _plugin_failure("unexpected XMLRPC result", stdout, stderr)
+    answer: Any = params[0]
+    if not isinstance(answer, dict):
+        raise _wrong_type(answer, "struct")
+    value, error = answer.get("Value"), answer.get("ErrorDescription")
+    if answer.get("Status") == "Success":
+        if isinstance(value, str):
             return value
-        if answer.get("Status") == "Failure" and error and isinstance(error, list):
-            raise PluginError([str(item) for item in error])
+        raise _wrong_type(value, "string")
+    if answer.get("Status") == "Failure" and error and isinstance(error, list):
+        raise PluginError([str(item) for item in error])
     raise _plugin_failure("unexpected XMLRPC result", stdout, stderr)
+
+
+def _wrong_type(value: Any, wanted: str) -> PluginError:
+    """Return what xapi says of a value that is no ``wanted``."""
+    names = ((str, "string"), (dict, "struct"), (list, "array"), (object, "value"))
+    found = next(name for kind, name in names if isinstance(value, kind))
+    text = f"unbox: Element={found} should contain '{wanted}'"
+    return PluginError(["INTERNAL_ERROR", f'XMLRPC.RunTimeTypeError("{text}", _)'])

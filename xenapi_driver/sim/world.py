@@ -40,6 +40,7 @@ class World:
     :ivar bridges: host reference to the bridges that exist there, but are not made
         by a managed network
     :ivar nics: host reference to the NICs in it, device name to hardware address
+    :ivar dom0s: host reference to its dom0, where that is not ``dom0``
     :ivar cancelled: references of tasks that somebody cancelled
     """
 
@@ -52,11 +53,16 @@ class World:
     stores: dict[str, SrStore] = field(default_factory=dict)
     bridges: dict[str, set[str]] = field(default_factory=dict)
     nics: dict[str, dict[str, str]] = field(default_factory=dict)
+    dom0s: dict[str, Dom0] = field(default_factory=dict)
     cancelled: set[str] = field(default_factory=set)
     closing: threading.Event = field(default_factory=threading.Event)
     compute_vm: str = ""
     next_domid: int = 1
     next_bridge: int = 1
+
+    def dom0_of(self, host: str) -> Dom0:
+        """Return the dom0 of a host."""
+        return self.dom0s.get(host, self.dom0)
 
     def take_domid(self) -> int:
         """Return a domain id that was not used before."""

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Classes host and host_metrics: the physical host."""
 
+import json
 import time
 
 from xenapi_driver.sim import memory
 from xenapi_driver.sim.dom0 import PluginError
-from xenapi_driver.sim.failure import Failure
+from xenapi_driver.sim.failure import Failure, internal_error
 from xenapi_driver.sim.messages import Call, computed, message
 from xenapi_driver.sim.registry import Registry, Row
 from xenapi_driver.sim.wire import Timestamp
@@ -31,13 +32,36 @@ def allowed_operations(db: Registry, ref: str, row: Row) -> list[str]:
 def call_plugin(
     call: Call, host: str, plugin: str, function: str, args: dict[str, str]
 ) -> str:
-    """Run a dom0 plugin and return its text."""
+    """Run a dom0 plugin on a host and return its text."""
     call.check_cancelled()
     try:
-        return call.world.dom0.call_plugin(plugin, function, call.session, args)
+        dom0 = call.world.dom0_of(host)
+        return dom0.call_plugin(plugin, function, call.session, args)
     except PluginError as error:
         description = [str(item) for item in error.args[0]]
         raise Failure(*description) from None
+
+
+@message("VM.call_host_plugin", blocking=True)
+def call_host_plugin(
+    call: Call, vm: str, plugin: str, function: str, args: dict[str, str]
+) -> str:
+    """Run a dom0 plugin on the host that a guest runs on."""
+    row = call.db.row("VM", vm)
+    if row["power_state"] != "Running":
+        raise Failure("VM_BAD_POWER_STATE", vm, "Running", row["power_state"])
+    return call_plugin(call, row["resident_on"], plugin, function, args)
+
+
+@message("host.call_extension")
+def call_extension(call: Call, host: str, text: str) -> str:
+    """Refuse: no extension is installed; the call must be JSON all the same."""
+    try:
+        request = json.loads(text)
+        name = str(request["method"])
+    except (ValueError, LookupError, TypeError) as exc:
+        raise internal_error(f"Yojson__Common.Json_error({exc})") from exc
+    raise Failure("MESSAGE_METHOD_UNKNOWN", name)
 
 
 @message("host.compute_free_memory")
