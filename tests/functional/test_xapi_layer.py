@@ -117,7 +117,7 @@ def test_disk_lives_and_dies(session):
     copy = vdi.copy(session, twin, sr_ref)
     (found,) = [one for one in vdi.find_by_name(session, "twin") if one.ref == twin]
     assert found.virtual_size == 32 * MIB
-    assert found.other_config == {"c": "d"}
+    assert found.other_config["c"] == "d"
     assert vdi.by_uuid(session, found.uuid) == found
     sr.scan(session, sr_ref)
     assert {ref, twin, copy} <= {one.ref for one in vdi.in_sr(session, sr_ref)}

@@ -129,4 +129,4 @@ def test_full_sr(tmp_path):
 def test_unplugged_sr_is_refused(local, sr):
     for pbd in local.call("SR.get_PBDs", sr):
         local.call("PBD.unplug", pbd)
-    assert refusal(local, "VDI.create", vdi_record(sr)) == ["SR_NOT_ATTACHED", sr]
+    assert refusal(local, "VDI.create", vdi_record(sr)) == ["SR_HAS_NO_PBDS", sr]

@@ -273,7 +273,9 @@ def test_memory_and_processors_are_checked_by_setters(client):
 def test_two_hosts_have_their_own_storage(tmp_path):
     sim = Simulator(tmp_path, hosts=2, hardware=Hardware(memory=8 * GIB))
     try:
-        assert len(sim.world.stores) == 2
+        stores = sim.world.stores
+        local = [ref for ref in stores if sim.world.db.row("SR", ref)["type"] == "ext"]
+        assert len({stores[ref].path for ref in local}) == 2
         assert len(sim.world.db.refs("host")) == 2
     finally:
         sim.close()

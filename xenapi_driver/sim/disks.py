@@ -5,9 +5,12 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+from xenapi_driver.sim import sr_kinds
 from xenapi_driver.sim.block_devices import NoBlockDevices
 from xenapi_driver.sim.failure import Failure
+from xenapi_driver.sim.registry import Row
 from xenapi_driver.sim.schema import NULL
+from xenapi_driver.sim.sr_kinds import Store
 from xenapi_driver.sim.storage import (
     BadSize,
     Broken,
@@ -42,20 +45,21 @@ def backend_errors(fallback: str = "SR_BACKEND_FAILURE_46") -> Iterator[None]:
 def require_attached(world: World, sr: str) -> None:
     """Refuse work on an SR that no host has plugged.
 
-    :raises Failure: SR_HAS_NO_PBDS, SR_NOT_ATTACHED
+    :raises Failure: SR_HAS_NO_PBDS
     """
     pbds = world.db.row("SR", sr)["PBDs"]
-    if not pbds:
-        raise Failure("SR_HAS_NO_PBDS", sr)
     if not any(world.db.row("PBD", pbd)["currently_attached"] for pbd in pbds):
-        raise Failure("SR_NOT_ATTACHED", sr)
+        raise Failure("SR_HAS_NO_PBDS", sr)
 
 
-def store_of(world: World, sr: str) -> SrStore:
+def store_of(world: World, sr: str, feature: str = "") -> Store:
     """Return the files of an SR whose disks can be changed.
 
-    :raises Failure: SR_NOT_ATTACHED, SR_OPERATION_NOT_SUPPORTED
+    :param feature: what the SR's driver must be able to do
+    :raises Failure: SR_HAS_NO_PBDS, SR_OPERATION_NOT_SUPPORTED
     """
+    if feature:
+        sr_kinds.require_feature(world.db, sr, feature)
     require_attached(world, sr)
     try:
         return world.stores[sr]
@@ -63,9 +67,28 @@ def store_of(world: World, sr: str) -> SrStore:
         raise Failure("SR_OPERATION_NOT_SUPPORTED", sr) from None
 
 
-def facts(info: VhdInfo) -> dict[str, Any]:
+def vhds_of(world: World, sr: str, feature: str = "") -> SrStore:
+    """Return the files of an SR that keeps VHDs.
+
+    :raises Failure: SR_HAS_NO_PBDS, SR_OPERATION_NOT_SUPPORTED
+    """
+    store = store_of(world, sr, feature)
+    if not isinstance(store, SrStore):
+        raise Failure("SR_OPERATION_NOT_SUPPORTED", sr)
+    return store
+
+
+def stage_copy(source: Store, name: str, target: Store, new: str) -> None:
+    """Write what a disk holds into a file that ``target`` must publish or discard."""
+    if isinstance(source, SrStore) and isinstance(target, SrStore):
+        source.stage(name, new, target)
+    else:
+        target.stage_data(new, source.virtual_size(name), source.data(name))
+
+
+def facts(store: Store, info: VhdInfo) -> dict[str, Any]:
     """Return what the files say of a disk, as VDI fields."""
-    sm_config = {"vdi_type": "vhd"}
+    sm_config = {"vdi_type": "vhd"} if store.format == "vhd" else {}
     if info.parent:
         sm_config["vhd-parent"] = info.parent
     return {
@@ -79,45 +102,48 @@ def scan(world: World, sr: str) -> None:
     """Take over what is on the SR: new files, vanished ones, sizes, parents."""
     store = world.stores.get(sr)
     if store is None:
+        refresh(world, sr)
         return
     db = world.db
     with backend_errors("SR_BACKEND_FAILURE_40"):
         found = store.scan()
-    known = {db.row("VDI", ref)["uuid"]: ref for ref in db.row("SR", sr)["VDIs"]}
-    for uuid, info in found.items():
-        if uuid not in known:
-            _introduce(world, sr, info)
+    known = {db.row("VDI", ref)["location"]: ref for ref in db.row("SR", sr)["VDIs"]}
+    for location, info in found.items():
+        if location not in known:
+            _introduce(world, sr, facts(store, info), info)
             continue
-        ref = known[uuid]
+        ref = known[location]
         kept = {
             key: value
             for key, value in db.row("VDI", ref)["sm_config"].items()
             if key != "vhd-parent"
         }
-        fields = facts(info)
+        fields = facts(store, info)
         fields["sm_config"] = {**kept, **fields["sm_config"]}
         db.update("VDI", ref, managed=not info.hidden, **fields)
-    for uuid, ref in known.items():
-        if uuid not in found:
+    for location, ref in known.items():
+        logs_only = db.row("VDI", ref)["type"] == "cbt_metadata"
+        if location not in found and not logs_only:
             drop(world, ref)
     refresh(world, sr)
 
 
-def _introduce(world: World, sr: str, info: VhdInfo) -> None:
-    world.db.create(
-        "VDI",
-        {
-            "uuid": info.uuid,
-            "SR": sr,
-            "type": "user",
-            "name_label": "base copy" if info.hidden else "",
-            "location": info.uuid,
-            "managed": not info.hidden,
-            "read_only": info.hidden,
-            "metadata_of_pool": "",
-            **facts(info),
-        },
-    )
+def _introduce(world: World, sr: str, fields: Row, info: VhdInfo) -> None:
+    values: Row = {
+        "SR": sr,
+        "type": "user",
+        "location": info.uuid,
+        "managed": not info.hidden,
+        "read_only": info.hidden,
+        "metadata_of_pool": "",
+        **fields,
+    }
+    if fields["sm_config"].get("vdi_type") == "vhd":
+        values["uuid"] = info.uuid
+        values["name_label"] = "base copy" if info.hidden else ""
+    else:
+        values.update(name_label=info.uuid, read_only=True, sharable=True)
+    world.db.create("VDI", values)
 
 
 def drop(world: World, ref: str) -> None:
@@ -133,6 +159,7 @@ def refresh(world: World, sr: str) -> None:
     """Write the SR's sums again after its disks changed."""
     store = world.stores.get(sr)
     if store is None:
+        world.db.update("SR", sr, physical_size=0, physical_utilisation=0)
         return
     db = world.db
     rows = [db.row("VDI", ref) for ref in db.row("SR", sr)["VDIs"]]

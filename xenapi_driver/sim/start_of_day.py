@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xenapi_driver.sim import guests, memory
+from xenapi_driver.sim import guests, memory, sr_attach, sr_kinds
 from xenapi_driver.sim.classes import pif, vm
 from xenapi_driver.sim.registry import Registry
 from xenapi_driver.sim.schema import NULL
@@ -28,14 +28,6 @@ _FLAGS = (
     " ht syscall nx lm constant_tsc rep_good pni pclmulqdq monitor vmx ssse3 fma cx16"
     " sse4_1 sse4_2 movbe popcnt aes xsave avx f16c rdrand lahf_lm abm avx2 bmi1 bmi2"
 )
-_SM_TYPES = {
-    "ext": "Local EXT3 VHD",
-    "nfs": "NFS VHD",
-    "lvm": "Local VHD on LVM",
-    "iso": "ISO",
-    "udev": "udev",
-    "file": "File",
-}
 _TEMPLATES = ("Other install media", "Debian Bookworm 12")
 
 
@@ -55,6 +47,7 @@ class Hardware:
 def populate(world: World, run: Path, hardware: Hardware, count: int) -> None:
     """Fill an empty database."""
     db = world.db
+    world.sr_size = hardware.sr_size
     networks = _networks(db)
     pool = db.create(
         "pool",
@@ -85,8 +78,9 @@ def populate(world: World, run: Path, hardware: Hardware, count: int) -> None:
                 cpu_info={key: cpu[key] for key in ("vendor", "cpu_count")},
             )
             world.compute_vm = _compute_vm(world, host, networks)
-    for kind, label in _SM_TYPES.items():
-        db.create("SM", _driver(kind, label))
+    for kind in sr_kinds.KINDS:
+        db.create("SM", sr_kinds.sm_record(kind))
+    sr_attach.settle(world)
     for name in _TEMPLATES:
         _template(db, name)
 
@@ -367,21 +361,3 @@ def _template(db: Registry, name: str) -> None:
         other_config={"default_template": "true"},
     )
     _create_vm(db, values)
-
-
-def _driver(kind: str, label: str) -> dict[str, Any]:
-    features = {"VDI_CREATE": 1, "VDI_DELETE": 1, "VDI_ATTACH": 1, "VDI_DETACH": 1}
-    if kind in ("ext", "nfs", "lvm", "file"):
-        more = ("VDI_CLONE", "VDI_SNAPSHOT", "VDI_RESIZE", "VDI_UPDATE")
-        features.update(dict.fromkeys(more, 1))
-    return {
-        "type": kind,
-        "name_label": label,
-        "vendor": "XCP-ng",
-        "copyright": "",
-        "version": "3.2",
-        "required_api_version": "1.0",
-        "features": features,
-        "capabilities": list(features),
-        "driver_filename": f"/opt/xensource/sm/{kind.upper()}SR",
-    }

@@ -11,7 +11,7 @@ import contextlib
 import os
 import threading
 import uuid as uuidlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,6 +54,18 @@ class VhdInfo:
     hidden: bool
 
 
+def used_bytes(path: Path, holes: bool = True) -> int:
+    """Return the bytes of all files below a directory; ``holes``: with theirs."""
+    total = 0
+    for directory, _names, files in os.walk(path):
+        for name in files:
+            # A plugin may remove its staging area while we look.
+            with contextlib.suppress(FileNotFoundError):
+                about = os.lstat(os.path.join(directory, name))
+                total += about.st_size if holes else about.st_blocks * 512
+    return total
+
+
 def _is_uuid(name: str) -> bool:
     try:
         return str(uuidlib.UUID(name)) == name
@@ -66,11 +78,15 @@ class SrStore:
 
     :param path: directory of the SR; made when it is not there
     :param size_bytes: what all its files together may take
+    :param thick: a disk takes its full size from the start, as on a logical volume
     """
 
-    def __init__(self, path: Path, size_bytes: int) -> None:
+    format = "vhd"
+
+    def __init__(self, path: Path, size_bytes: int, thick: bool = False) -> None:
         self.path = path
         self.size_bytes = size_bytes
+        self._thick = thick
         # One operation at a time, as the SR lock of a storage manager does.
         self._lock = threading.RLock()
         path.mkdir(parents=True, exist_ok=True)
@@ -83,19 +99,21 @@ class SrStore:
 
     def used_bytes(self) -> int:
         """Return the bytes of all files below the SR, staged ones included."""
-        total = 0
-        for directory, _names, files in os.walk(self.path):
-            for name in files:
-                # A plugin may remove its staging area while we look.
-                with contextlib.suppress(FileNotFoundError):
-                    total += os.lstat(os.path.join(directory, name)).st_size
-        return total
+        if not self._thick:
+            return used_bytes(self.path)
+        with self._lock:
+            return sum(info.physical_bytes for info in self.scan().values())
+
+    @staticmethod
+    def location(uuid: str) -> str:
+        """Return the name under which a disk is kept: its uuid."""
+        return uuid
 
     def create(self, uuid: str, virtual_size: int) -> None:
         """Make an empty disk; its size is rounded up to whole VHD blocks."""
         path, size = self.path_of(uuid), _size(virtual_size)
         with self._lock, _as_broken(uuid):
-            self._require(vhd.overhead(size))
+            self._require(vhd.overhead(size) + (size if self._thick else 0))
             _create(path, size)
 
     def clone(self, uuid: str, leaf_uuid: str, parent_uuid: str) -> str | None:
@@ -115,7 +133,7 @@ class SrStore:
             own = chain.links[0]
             if own.footer.hidden:
                 raise Broken(f"{uuid} is a base copy.")
-            self._require(2 * vhd.overhead(size))
+            self._require(2 * vhd.overhead(size) + (size if self._thick else 0))
             if not own.blocks and len(chain.links) > 1:
                 _create(leaf, size, chain.links[1].path)
                 return None
@@ -154,6 +172,22 @@ class SrStore:
                 dest.discard(new_uuid)
                 raise
 
+    def stage_data(
+        self, uuid: str, size: int, parts: Iterable[tuple[int, bytes]]
+    ) -> None:
+        """Write a disk of this content that is no disk yet, as :meth:`stage` does."""
+        with self._lock, _as_broken(uuid):
+            self._require(vhd.overhead(_size(size)))
+            try:
+                vhd.create(self._staged(uuid), _size(size))
+                with Chain(self._staged(uuid), writable=True) as chain:
+                    for offset, data in parts:
+                        self._require(len(data))
+                        chain.write(offset, data)
+            except BaseException:
+                self.discard(uuid)
+                raise
+
     def publish(self, uuid: str) -> None:
         """Make a staged copy a disk, which scans then find."""
         target = self.path_of(uuid)
@@ -181,7 +215,8 @@ class SrStore:
             if size <= chain.virtual_size:
                 return
             # A few first blocks may move to make room for a larger table.
-            self._require(vhd.overhead(size) + vhd.BLOCK_SIZE)
+            growth = size - chain.virtual_size if self._thick else vhd.BLOCK_SIZE
+            self._require(vhd.overhead(size) + growth)
             with vhd.VhdFile(self.path_of(uuid), writable=True) as leaf:
                 leaf.grow(size)
 
@@ -247,10 +282,31 @@ class SrStore:
             return VhdInfo(
                 uuid=uuid,
                 virtual_size=disk.footer.size,
-                physical_bytes=disk.path.stat().st_size,
+                physical_bytes=self._taken(disk),
                 parent=parent.stem if parent else None,
                 hidden=disk.footer.hidden,
             )
+
+    def _taken(self, disk: vhd.VhdFile) -> int:
+        """Return the bytes that a disk takes; a base copy was shrunk to its data."""
+        if self._thick and not disk.footer.hidden:
+            return disk.footer.size + vhd.overhead(disk.footer.size)
+        return disk.path.stat().st_size
+
+    def virtual_size(self, uuid: str) -> int:
+        """Return the size of a disk as its guest sees it."""
+        with self._open(uuid) as chain:
+            return chain.virtual_size
+
+    def data(self, uuid: str) -> Iterator[tuple[int, bytes]]:
+        """Yield offset and content of the blocks that are not all zeros."""
+        with self._open(uuid) as chain:
+            for block in chain.blocks:
+                offset = block * vhd.BLOCK_SIZE
+                length = min(vhd.BLOCK_SIZE, chain.virtual_size - offset)
+                content = chain.read(offset, length)
+                if content.strip(b"\0"):
+                    yield offset, content
 
     def read(self, uuid: str, offset: int, length: int) -> bytes:
         """Return bytes of the disk as its guest sees them."""
@@ -270,7 +326,7 @@ class SrStore:
             first, last = offset // vhd.BLOCK_SIZE, offset + len(data)
             touched = set(range(first, -(-last // vhd.BLOCK_SIZE)))
             fresh = len(touched.difference(chain.links[0].blocks))
-            if fresh:
+            if fresh and not self._thick:
                 self._require(fresh * (vhd.BLOCK_SIZE + vhd.PAGE))
             chain.write(offset, data)
 

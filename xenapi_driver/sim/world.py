@@ -9,7 +9,7 @@ from pathlib import Path
 from xenapi_driver.sim.dom0 import Dom0
 from xenapi_driver.sim.faults import Faults
 from xenapi_driver.sim.registry import Registry
-from xenapi_driver.sim.storage import SrStore
+from xenapi_driver.sim.sr_kinds import Store
 from xenapi_driver.sim.wire import Timestamp
 
 
@@ -37,6 +37,10 @@ class World:
     """One simulated pool.
 
     :ivar stores: SR reference to its files
+    :ivar media: uuid of each SR that was ever made to its kind and device_config;
+        a probe finds it there
+    :ivar shipped: image files that a fresh host has
+    :ivar sr_size: bytes of an SR that is made later
     :ivar bridges: host reference to the bridges that exist there, but are not made
         by a managed network
     :ivar nics: host reference to the NICs in it, device name to hardware address
@@ -50,7 +54,10 @@ class World:
     password: str
     behaviour: Behaviour = field(default_factory=Behaviour)
     faults: Faults = field(default_factory=Faults)
-    stores: dict[str, SrStore] = field(default_factory=dict)
+    stores: dict[str, Store] = field(default_factory=dict)
+    media: dict[str, tuple[str, dict[str, str]]] = field(default_factory=dict)
+    shipped: set[Path] = field(default_factory=set)
+    sr_size: int = 100 * 1024**3
     bridges: dict[str, set[str]] = field(default_factory=dict)
     nics: dict[str, dict[str, str]] = field(default_factory=dict)
     dom0s: dict[str, Dom0] = field(default_factory=dict)

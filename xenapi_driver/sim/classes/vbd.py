@@ -174,7 +174,7 @@ def _show_device(world: World, row: Row, device: str) -> None:
     if links is None or row["VM"] != world.compute_vm or row["empty"]:
         return
     vdi = world.db.row("VDI", row["VDI"])
-    disk = disks.store_of(world, vdi["SR"]).path_of(vdi["uuid"])
+    disk = disks.store_of(world, vdi["SR"]).path_of(vdi["location"])
     with disks.backend_errors():
         world.dom0.attach_block(disk, device, links, row["mode"] == "RO")
 

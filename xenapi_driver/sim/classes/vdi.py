@@ -3,11 +3,12 @@
 
 from typing import Any
 
-from xenapi_driver.sim import disks, tasks
+from xenapi_driver.sim import disks, sr_kinds, tasks
 from xenapi_driver.sim.failure import Failure
 from xenapi_driver.sim.messages import Call, computed, message
 from xenapi_driver.sim.registry import Registry, Row
 from xenapi_driver.sim.schema import NULL
+from xenapi_driver.sim.storage import SrStore
 from xenapi_driver.sim.world import now
 
 # What a clone or copy takes over from its source.
@@ -24,25 +25,34 @@ _MAX_SIZE = 2040 * 1024**3
 _BLOCK = 2 * 1024**2
 
 
+# Operations that a client is told of, and what they need of the driver.
+_OPERATIONS = {
+    "copy": "",
+    "generate_config": "VDI_GENERATE_CONFIG",
+    "clone": "VDI_CLONE",
+    "forget": "",
+    "update": "VDI_UPDATE",
+    "resize": "VDI_RESIZE",
+    "snapshot": "VDI_SNAPSHOT",
+    "destroy": "VDI_DELETE",
+}
+
+
 @computed("VDI", "allowed_operations")
 def allowed_operations(db: Registry, ref: str, row: Row) -> list[str]:
     """Return what a client may ask of the disk now."""
-    if db.row("SR", row["SR"])["content_type"] != "user":
-        return ["copy", "forget", "destroy"]
+    driver = sr_kinds.features(db.row("SR", row["SR"]))
     if not row["managed"]:
         return []
-    if plugged(db, row):
-        return ["clone", "snapshot"]
-    return [
-        "copy",
-        "generate_config",
-        "clone",
-        "forget",
-        "update",
-        "resize",
-        "snapshot",
-        "destroy",
-    ]
+    users = plugged(db, row)
+    found = [op for op, need in _OPERATIONS.items() if not need or need in driver]
+    if users:
+        reading = all(db.row("VBD", vbd)["mode"] == "RO" for vbd in users)
+        kept = ("clone", "snapshot", "copy") if reading else ("clone", "snapshot")
+        found = [op for op in found if op in kept]
+    if row["sharable"] and "snapshot" in found:
+        found.remove("snapshot")
+    return found
 
 
 def plugged(db: Registry, row: Row) -> list[str]:
@@ -72,12 +82,13 @@ def create(call: Call, record: dict[str, Any]) -> str:
     db.row("SR", record["SR"])
     if record["type"] == "cbt_metadata":
         raise Failure("VDI_INCOMPATIBLE_TYPE", "", "CBT metadata")
+    store = disks.store_of(world, record["SR"], "VDI_CREATE")
     size = _check_size(record["virtual_size"])
-    store = disks.store_of(world, record["SR"])
     uuid = db.new_uuid()
+    where = store.location(uuid)
     with disks.backend_errors():
-        store.create(uuid, size)
-    known = {"uuid": uuid, "location": uuid, "managed": True, "metadata_of_pool": ""}
+        store.create(where, size)
+    known = {"uuid": uuid, "location": where, "managed": True, "metadata_of_pool": ""}
     ref = db.create("VDI", {**record, **known})
     disks.scan(world, record["SR"])
     return ref
@@ -87,11 +98,11 @@ def _derive(call: Call, source: str, extra: dict[str, Any]) -> str:
     """Put a new leaf on the disk's data and return its VDI."""
     db, world = call.db, call.world
     row = db.row("VDI", source)
-    store = disks.store_of(world, row["SR"])
+    store = disks.vhds_of(world, row["SR"])
     leaf, parent = db.new_uuid(), db.new_uuid()
     with disks.backend_errors("SR_BACKEND_FAILURE_81"):
-        world.dom0.sync_block(store.path_of(row["uuid"]))
-        store.clone(row["uuid"], leaf, parent)
+        world.dom0.sync_block(store.path_of(row["location"]))
+        store.clone(row["location"], leaf, parent)
     ref = db.create(
         "VDI",
         {
@@ -100,6 +111,8 @@ def _derive(call: Call, source: str, extra: dict[str, Any]) -> str:
             "location": leaf,
             "SR": row["SR"],
             "managed": True,
+            "snapshot_time": now(),
+            "metadata_of_pool": NULL,
             **extra,
         },
     )
@@ -114,8 +127,14 @@ def _require_leaf(call: Call, ref: str) -> None:
 
 @message("VDI.clone")
 def clone(call: Call, ref: str, driver_params: dict[str, str]) -> str:
-    """Make a copy-on-write twin; works on a plugged disk too."""
+    """Make a copy-on-write twin; works on a plugged disk too.
+
+    Where the driver cannot, the twin gets a full copy.
+    """
     _require_leaf(call, ref)
+    sr = call.db.row("VDI", ref)["SR"]
+    if "VDI_CLONE" not in sr_kinds.features(call.db.row("SR", sr)):
+        return copy(call, ref, sr, NULL, NULL)
     return _derive(call, ref, {})
 
 
@@ -124,11 +143,12 @@ def snapshot(call: Call, ref: str, driver_params: dict[str, str]) -> str:
     """Keep the disk as it is now."""
     row = call.db.row("VDI", ref)
     _require_leaf(call, ref)
+    sr_kinds.require_feature(call.db, row["SR"], "VDI_SNAPSHOT")
     if row["sharable"]:
         raise Failure("VDI_IS_SHARABLE", ref)
     if row["on_boot"] == "reset":
         raise Failure("VDI_ON_BOOT_MODE_INCOMPATIBLE_WITH_OPERATION")
-    extra = {"is_a_snapshot": True, "snapshot_of": ref, "snapshot_time": now()}
+    extra = {"is_a_snapshot": True, "snapshot_of": ref}
     return _derive(call, ref, extra)
 
 
@@ -142,27 +162,39 @@ def copy(call: Call, ref: str, sr: str, base: str, into: str) -> str:
         if into != NULL:
             return _copy_into(call, ref, into)
         db.row("SR", sr)
-        source, target = disks.store_of(world, row["SR"]), disks.store_of(world, sr)
+        source = disks.store_of(world, row["SR"])
+        target = disks.store_of(world, sr, "VDI_CREATE")
         uuid = db.new_uuid()
+        where = target.location(uuid)
         fields = {name: row[name] for name in _INHERITED}
         fields["metadata_of_pool"] = ""
+        fields["other_config"] = _mark_content(call, ref)
     with disks.backend_errors():
-        source.stage(row["uuid"], uuid, target)
+        disks.stage_copy(source, row["location"], target, where)
     try:
         tasks.set_progress(call, 0.9)
         # Together, or a scan in between makes a second VDI of the new file.
         with db.changed:
             call.check_cancelled()
             with disks.backend_errors():
-                target.publish(uuid)
+                target.publish(where)
             new = db.create(
                 "VDI",
-                {**fields, "uuid": uuid, "location": uuid, "SR": sr, "managed": True},
+                {**fields, "uuid": uuid, "location": where, "SR": sr, "managed": True},
             )
             disks.scan(world, sr)
             return new
     finally:
-        target.discard(uuid)
+        target.discard(where)
+
+
+def _mark_content(call: Call, ref: str) -> dict[str, str]:
+    """Return the other_config of a copy: source and copy bear the same content_id."""
+    config = call.db.row("VDI", ref)["other_config"]
+    if "content_id" not in config:
+        config = {**config, "content_id": call.db.new_uuid()}
+        call.db.update("VDI", ref, other_config=config)
+    return dict(config)
 
 
 def _copy_into(call: Call, ref: str, into: str) -> str:
@@ -172,10 +204,19 @@ def _copy_into(call: Call, ref: str, into: str) -> str:
     if target["virtual_size"] < source["virtual_size"]:
         size = str(source["virtual_size"])
         raise Failure("VDI_TOO_SMALL", into, size)
-    store = disks.store_of(world, target["SR"])
+    if target["read_only"]:
+        raise Failure("VDI_READONLY", into)
+    store, origin = (disks.store_of(world, one["SR"]) for one in (target, source))
+    name = target["location"]
     with disks.backend_errors():
-        store.destroy(target["uuid"])
-        disks.store_of(world, source["SR"]).copy(source["uuid"], target["uuid"], store)
+        try:
+            disks.stage_copy(origin, source["location"], store, name)
+            store.destroy(name)
+            store.publish(name)
+        finally:
+            store.discard(name)
+        if isinstance(store, SrStore):
+            store.resize(name, target["virtual_size"])
     disks.scan(world, target["SR"])
     return into
 
@@ -193,14 +234,16 @@ def _require_copyable(call: Call, ref: str) -> Row:
 def resize(call: Call, ref: str, size: int) -> None:
     """Make the disk larger; it must not be plugged."""
     row = _require_unused(call, ref, "resize")
+    sr_kinds.require_feature(call.db, row["SR"], "VDI_RESIZE")
+    disks.require_attached(call.world, row["SR"])
     wanted = _check_size(size)
     if wanted < row["virtual_size"]:
         text = "VDI Invalid size [opterr=Shrinking VDIs not supported]"
         raise Failure("SR_BACKEND_FAILURE_79", "", text, "")
-    store = disks.store_of(call.world, row["SR"])
     if wanted > row["virtual_size"]:
+        store = disks.vhds_of(call.world, row["SR"])
         with disks.backend_errors("SR_BACKEND_FAILURE_110"):
-            store.resize(row["uuid"], wanted)
+            store.resize(row["location"], wanted)
         disks.scan(call.world, row["SR"])
 
 
@@ -215,12 +258,11 @@ def destroy(call: Call, ref: str) -> None:
     """Remove the disk, its VBDs, and base copies that nothing needs any more."""
     row = _require_unused(call, ref, "destroy")
     sr = row["SR"]
-    if sr not in call.world.stores:
-        disks.require_attached(call.world, sr)
-        disks.drop(call.world, ref)
-        return
+    if call.db.row("SR", sr)["type"] == "udev":
+        raise Failure("VDI_IS_A_PHYSICAL_DEVICE", ref)
+    store = disks.store_of(call.world, sr, "VDI_DELETE")
     with disks.backend_errors("SR_BACKEND_FAILURE_80"):
-        disks.store_of(call.world, sr).destroy(row["uuid"])
+        store.destroy(row["location"])
     disks.drop(call.world, ref)
     disks.scan(call.world, sr)
 

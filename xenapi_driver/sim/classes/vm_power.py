@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Class VM: starting, stopping and what a running guest takes."""
 
+import contextlib
 import time
 
 from xenapi_driver.sim import guests, states
@@ -20,20 +21,14 @@ def _require(call: Call, ref: str, operation: str) -> Row:
 def _choose_host(call: Call, ref: str) -> str:
     """Return a host that can take the VM, its affinity first.
 
-    :raises Failure: of one host its own refusal, of several NO_HOSTS_AVAILABLE
+    :raises Failure: NO_HOSTS_AVAILABLE
     """
     affinity = call.db.row("VM", ref)["affinity"]
     hosts = sorted(call.db.refs("host"), key=lambda host: host != affinity)
-    refusal = None
     for host in hosts:
-        try:
+        with contextlib.suppress(Failure):
             guests.assert_can_boot(call.world, ref, host)
-        except Failure as failure:
-            refusal = failure
-        else:
             return host
-    if refusal is not None and len(hosts) == 1:
-        raise refusal
     raise Failure("NO_HOSTS_AVAILABLE")
 
 

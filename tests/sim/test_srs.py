@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SRs of every kind: made, probed, introduced, forgotten and destroyed."""
+
+import pytest
+
+from tests.sim.clients import Refused, vdi_record
+
+NFS = {"server": "nfs.example.org", "serverpath": "/srv/nova"}
+GIB = 1 << 30
+NULL = "OpaqueRef:NULL"
+
+
+def refusal(client, method, *params):
+    with pytest.raises(Refused) as caught:
+        client.call(method, *params)
+    return caught.value.args[0]
+
+
+def host_of(client):
+    return client.call("host.get_all")[0]
+
+
+def make(client, kind="nfs", config=None, shared=True, content="user"):
+    about = [config if config is not None else NFS, "0", "sr", "", kind, content]
+    return client.call("SR.create", host_of(client), *about, shared, {})
+
+
+def only_pbd(client, sr):
+    return client.call("SR.get_PBDs", sr)[0]
+
+
+def unplug(client, sr):
+    for pbd in client.call("SR.get_PBDs", sr):
+        client.call("PBD.unplug", pbd)
+
+
+def named(client, label):
+    return client.call("SR.get_by_name_label", label)[0]
+
+
+def test_a_new_sr_is_plugged_and_can_hold_disks(client):
+    sr = make(client)
+    assert client.call("PBD.get_currently_attached", only_pbd(client, sr)) is True
+    disk = client.call("VDI.create", vdi_record(sr))
+    assert client.call("SR.get_VDIs", sr) == [disk]
+    assert "destroy" not in client.call("SR.get_allowed_operations", sr)
+
+
+@pytest.mark.parametrize(
+    ("kind", "config", "code"),
+    [
+        ("bogus", {}, "SR_UNKNOWN_DRIVER"),
+        ("nfs", {"server": "nfs.example.org"}, "SR_BACKEND_FAILURE_90"),
+        ("ext", {}, "SR_BACKEND_FAILURE_90"),
+    ],
+)
+def test_what_cannot_be_made_leaves_nothing(local, kind, config, code):
+    before = local.call("SR.get_all")
+    about = [config, "0", "sr", "", kind, "user", False, {}]
+    assert refusal(local, "SR.create", host_of(local), *about)[0] == code
+    assert local.call("SR.get_all") == before
+
+
+def test_a_host_that_is_not_there_is_offline(local):
+    about = [NFS, "0", "sr", "", "nfs", "user", True, {}]
+    assert refusal(local, "SR.create", NULL, *about) == ["HOST_OFFLINE", NULL]
+
+
+def test_a_plugged_or_full_sr_is_not_given_up(local):
+    sr = make(local)
+    disk = local.call("VDI.create", vdi_record(sr))
+    assert refusal(local, "SR.destroy", sr) == ["SR_HAS_PBD", sr]
+    assert refusal(local, "SR.forget", sr) == ["SR_HAS_PBD", sr]
+    assert refusal(local, "PBD.destroy", only_pbd(local, sr))[0] == (
+        "OPERATION_NOT_ALLOWED"
+    )
+    unplug(local, sr)
+    assert refusal(local, "SR.destroy", sr) == ["SR_NOT_EMPTY"]
+    assert refusal(local, "VDI.destroy", disk) == ["SR_HAS_NO_PBDS", sr]
+    assert refusal(local, "SR.scan", sr) == ["SR_HAS_NO_PBDS", sr]
+    local.call("PBD.plug", only_pbd(local, sr))
+    local.call("VDI.destroy", disk)
+    unplug(local, sr)
+    assert "destroy" in local.call("SR.get_allowed_operations", sr)
+    local.call("SR.destroy", sr)
+    assert refusal(local, "SR.get_record", sr)[0] == "HANDLE_INVALID"
+
+
+def test_a_forgotten_sr_is_found_again_with_its_disks(local):
+    sr = make(local)
+    uuid = local.call("SR.get_uuid", sr)
+    disk = local.call("VDI.create", vdi_record(sr))
+    disk_uuid = local.call("VDI.get_uuid", disk)
+    unplug(local, sr)
+    local.call("SR.forget", sr)
+    assert uuid in local.call("SR.probe", host_of(local), NFS, "nfs", {})
+    again = local.call("SR.introduce", uuid, "again", "", "nfs", "user", True, {})
+    taken = refusal(local, "SR.introduce", uuid, "x", "", "nfs", "user", True, {})
+    assert taken == ["SR_UUID_EXISTS", uuid]
+    assert local.call("SR.get_VDIs", again) == []
+    record = {"host": host_of(local), "SR": again, "device_config": NFS}
+    pbd = local.call("PBD.create", {**record, "other_config": {}})
+    local.call("PBD.plug", pbd)
+    found = local.call("VDI.get_uuid", local.call("SR.get_VDIs", again)[0])
+    assert found == disk_uuid
+
+
+def test_an_sr_is_joined_once_by_a_host(local):
+    sr = make(local)
+    record = {"host": host_of(local), "SR": sr, "device_config": NFS}
+    found = refusal(local, "PBD.create", {**record, "other_config": {}})
+    assert found == ["PBD_EXISTS", sr, host_of(local), only_pbd(local, sr)]
+    pbd = only_pbd(local, sr)
+    assert refusal(local, "PBD.set_device_config", pbd, {}) == ["PERMISSION_DENIED", ""]
+
+
+def test_a_logical_volume_takes_its_full_size(local):
+    sr = make(local, "lvm", {"device": "/dev/sdz"}, shared=False)
+    code = refusal(local, "VDI.create", vdi_record(sr, virtual_size=str(200 * GIB)))
+    assert code[0] == "SR_BACKEND_FAILURE_44"
+    thin = make(local, "ext", {"device": "/dev/sdy"}, shared=False)
+    local.call("VDI.create", vdi_record(thin, virtual_size=str(200 * GIB)))
+    local.call("VDI.create", vdi_record(sr, virtual_size=str(2 * GIB)))
+    assert int(local.call("SR.get_physical_utilisation", sr)) > 2 * GIB
+
+
+def test_what_a_driver_cannot_is_refused(local):
+    dvd = named(local, "DVD drives")
+    assert refusal(local, "VDI.create", vdi_record(dvd)) == [
+        "SR_OPERATION_NOT_SUPPORTED",
+        dvd,
+    ]
+    tools = named(local, "XCP-ng Tools")
+    image = local.call("VDI.create", vdi_record(tools))
+    assert refusal(local, "VDI.snapshot", image)[0] == "SR_OPERATION_NOT_SUPPORTED"
+    assert refusal(local, "VDI.resize", image, str(GIB))[0] == (
+        "SR_OPERATION_NOT_SUPPORTED"
+    )
+
+
+def test_a_disk_is_copied_between_kinds_of_sr(sim, local):
+    sr, tools = make(local), named(local, "XCP-ng Tools")
+    disk = local.call("VDI.create", vdi_record(sr, virtual_size=str(8 << 20)))
+    where = local.call("VDI.get_location", disk)
+    sim.world.stores[sr].write(where, 1 << 20, b"payload")
+    image = local.call("VDI.copy", disk, tools)
+    back = local.call("VDI.copy", image, sr)
+    assert local.call("VDI.checksum", disk) == local.call("VDI.checksum", back)
+    assert local.call("VDI.checksum", disk) == local.call("VDI.checksum", image)
+
+
+def test_a_uuid_of_any_shape_stays_inside_the_state(sim, local):
+    sr = local.call("SR.introduce", "../../x", "odd", "", "nfs", "user", True, {})
+    record = {"host": host_of(local), "SR": sr, "device_config": NFS}
+    local.call("PBD.plug", local.call("PBD.create", {**record, "other_config": {}}))
+    assert sim.world.dom0.root in sim.world.stores[sr].path.parents

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Class VDI: what storage drivers offer beyond making and removing disks."""
+
+import hashlib
+import uuid as uuidlib
+from typing import Any
+
+from xenapi_driver.sim import disks, sr_kinds
+from xenapi_driver.sim.classes import vdi
+from xenapi_driver.sim.failure import Failure, internal_error
+from xenapi_driver.sim.messages import Call, message
+from xenapi_driver.sim.storage import SrStore
+
+_TRACKED = ("user", "system")
+_STEP = 1024 * 1024
+
+
+@message("VDI.enable_cbt")
+def enable_cbt(call: Call, ref: str) -> None:
+    """Begin to note which blocks change."""
+    row = call.db.row("VDI", ref)
+    sr_kinds.require_feature(call.db, row["SR"], "VDI_CONFIG_CBT")
+    if row["is_a_snapshot"]:
+        raise Failure("OPERATION_NOT_ALLOWED", f"VDI is a snapshot: {ref}")
+    if row["type"] not in _TRACKED:
+        raise Failure("VDI_INCOMPATIBLE_TYPE", ref, row["type"])
+    if row["on_boot"] == "reset":
+        raise Failure("VDI_ON_BOOT_MODE_INCOMPATIBLE_WITH_OPERATION")
+    call.db.update("VDI", ref, cbt_enabled=True)
+
+
+@message("VDI.disable_cbt")
+def disable_cbt(call: Call, ref: str) -> None:
+    """Note no changes any more."""
+    row = call.db.row("VDI", ref)
+    sr_kinds.require_feature(call.db, row["SR"], "VDI_CONFIG_CBT")
+    if row["is_a_snapshot"]:
+        raise Failure("OPERATION_NOT_ALLOWED", f"VDI is a snapshot: {ref}")
+    call.db.update("VDI", ref, cbt_enabled=False)
+
+
+@message("VDI.list_changed_blocks")
+def list_changed_blocks(call: Call, ref: str, other: str) -> str:
+    """Refuse: the drivers here keep no log of changes."""
+    call.db.row("VDI", other)
+    text = "Storage_error ([S(Unimplemented);S(VDI.list_changed_blocks)])"
+    raise internal_error(text)
+
+
+@message("VDI.data_destroy")
+def data_destroy(call: Call, ref: str) -> None:
+    """Drop a snapshot's data and keep what is known of its changes."""
+    row = call.db.row("VDI", ref)
+    if not row["is_a_snapshot"]:
+        raise Failure("OPERATION_NOT_ALLOWED", f"VDI is not a snapshot: {ref}")
+    if not row["cbt_enabled"]:
+        raise Failure("VDI_NO_CBT_METADATA", ref)
+    if vdi.plugged(call.db, row):
+        raise Failure("VDI_IN_USE", ref, "data_destroy")
+    store = disks.store_of(call.world, row["SR"], "VDI_DELETE")
+    for vbd in row["VBDs"]:
+        call.db.destroy("VBD", vbd)
+    with disks.backend_errors("SR_BACKEND_FAILURE_80"):
+        store.destroy(row["location"])
+    call.db.update("VDI", ref, type="cbt_metadata", physical_utilisation=0)
+    disks.scan(call.world, row["SR"])
+
+
+@message("VDI.checksum", blocking=True)
+def checksum(call: Call, ref: str) -> str:
+    """Return the MD5 of all that the disk holds."""
+    with call.db.changed:
+        row = call.db.row("VDI", ref)
+        store = disks.store_of(call.world, row["SR"])
+    found = hashlib.md5(usedforsecurity=False)
+    at = 0
+    with disks.backend_errors():
+        for offset, data in store.data(row["location"]):
+            _add_zeros(found, offset - at)
+            found.update(data)
+            at = offset + len(data)
+        _add_zeros(found, store.virtual_size(row["location"]) - at)
+    return found.hexdigest()
+
+
+def _add_zeros(found: Any, count: int) -> None:
+    zeros = bytes(_STEP)
+    while count > 0:
+        found.update(zeros[:count])
+        count -= _STEP
+
+
+@message("VDI.generate_config")
+def generate_config(call: Call, host: str, ref: str) -> str:
+    """Return what a kernel needs to attach the disk by itself: nothing here."""
+    row = call.db.row("VDI", ref)
+    sr_kinds.require_feature(call.db, row["SR"], "VDI_GENERATE_CONFIG")
+    return ""
+
+
+@message("VDI.read_database_pool_uuid")
+def read_database_pool_uuid(call: Call, ref: str) -> str:
+    """Return whose database a metadata disk holds: nobody's here."""
+    return ""
+
+
+@message("VDI.open_database")
+def open_database(call: Call, ref: str) -> str:
+    """Refuse: no disk here holds a pool's database."""
+    kind = call.db.row("VDI", ref)["type"]
+    raise Failure("VDI_INCOMPATIBLE_TYPE", ref, kind.capitalize())
+
+
+@message("VDI.force_unlock")
+def force_unlock(call: Call, ref: str) -> None:
+    """Refuse: the call is of an older API."""
+    raise Failure("MESSAGE_DEPRECATED")
+
+
+@message("VDI.revert")
+def revert(call: Call, ref: str) -> None:
+    """Refuse: no driver here rolls a disk back in place."""
+    raise Failure("SR_OPERATION_NOT_SUPPORTED", call.db.row("VDI", ref)["SR"])
+
+
+@message(
+    "VDI.db_introduce",
+    "VDI.pool_introduce",
+    "VDI.db_forget",
+    "VDI.set_is_a_snapshot",
+    "VDI.set_snapshot_of",
+    "VDI.set_snapshot_time",
+    "VDI.set_metadata_of_pool",
+    "VDI.set_cbt_enabled",
+)
+def driver_only(call: Call, *arguments: object) -> None:
+    """Refuse: storage drivers call these."""
+    raise Failure("PERMISSION_DENIED", "")
+
+
+@message("VDI.introduce")
+def introduce(call: Call, uuid: str, *about: Any) -> str:
+    """Take a disk that is on the SR already into the database."""
+    label, description, sr, kind, sharable, read_only, config, location = about[:8]
+    xenstore, sm_config, _managed, size = about[8:12]
+    db = call.db
+    db.row("SR", sr)
+    sr_kinds.require_feature(db, sr, "VDI_INTRODUCE")
+    disks.require_attached(call.world, sr)
+    try:
+        wanted = str(uuidlib.UUID(uuid)) if uuid else db.new_uuid()
+    except ValueError:
+        raise Failure("UUID_INVALID", "VDI", uuid) from None
+    store = call.world.stores.get(sr)
+    place = wanted if isinstance(store, SrStore) else location
+    if db.find("VDI", SR=sr, location=place):
+        raise Failure("LOCATION_NOT_UNIQUE", sr, place)
+    if store is not None:
+        with disks.backend_errors():
+            size = store.virtual_size(place)
+    return db.create(
+        "VDI",
+        {
+            "uuid": wanted,
+            "name_label": label,
+            "name_description": description,
+            "SR": sr,
+            "type": kind,
+            "sharable": sharable,
+            "read_only": read_only,
+            "other_config": config,
+            "location": place,
+            "xenstore_data": xenstore,
+            "sm_config": sm_config,
+            "managed": True,
+            "virtual_size": size,
+        },
+    )
