@@ -119,7 +119,7 @@ class Dom0:
         self.plugins = self.root / PLUGINS
         self._install(plugins_dir)
         self._blocks = block_devices.BlockDevices(self.root / BLOCKS)
-        self._at_start = set(self._files())
+        self.at_start = set(self._files())
 
     def _install(self, plugins_dir: Path | None) -> None:
         """Copy the plugins; each is also found under its name with ``.py``."""
@@ -206,13 +206,17 @@ class Dom0:
         with self._lock:
             return sum(process.poll() is None for process in self._running)
 
+    def settle(self) -> None:
+        """Take what is there now for what a fresh host has."""
+        self.at_start = set(self._files())
+
     def scratch_files(self) -> list[str]:
         """Return, relative to the root, what plugins made and left behind.
 
         Not counted: the plugins, logs, disks of an SR, what was there at start.
         A directory counts, with a slash, when it lies empty inside an SR.
         """
-        return sorted(name for name in self._files() if name not in self._at_start)
+        return sorted(name for name in self._files() if name not in self.at_start)
 
     def _files(self) -> list[str]:
         found = []

@@ -25,8 +25,9 @@ def inventory(world: World) -> dict[str, Any]:
     files = set(world.dom0.scratch_files())
     for store in world.stores.values():
         for path in store.path.resolve().rglob("*"):
-            if path.is_file() and path not in world.shipped:
-                files.add(path.relative_to(root).as_posix())
+            name = path.relative_to(root).as_posix()
+            if path.is_file() and name not in world.dom0.at_start:
+                files.add(name)
     summary["files"] = sorted(files)
     summary["processes"] = world.dom0.processes_alive()
     return summary

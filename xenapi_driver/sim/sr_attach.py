@@ -53,8 +53,8 @@ def settle(world: World) -> None:
                 image = db.row("VDI", vdi)
                 if not store.path_of(image["location"]).exists():
                     store.create(image["location"], image["virtual_size"])
-                world.shipped.add(store.path_of(image["location"]).resolve())
         attach(world, pbd["SR"], pbd["device_config"])
+    world.dom0.settle()
 
 
 def forget(world: World, sr: str) -> None:

@@ -39,7 +39,6 @@ class World:
     :ivar stores: SR reference to its files
     :ivar media: uuid of each SR that was ever made to its kind and device_config;
         a probe finds it there
-    :ivar shipped: image files that a fresh host has
     :ivar sr_size: bytes of an SR that is made later
     :ivar bridges: host reference to the bridges that exist there, but are not made
         by a managed network
@@ -56,7 +55,6 @@ class World:
     faults: Faults = field(default_factory=Faults)
     stores: dict[str, Store] = field(default_factory=dict)
     media: dict[str, tuple[str, dict[str, str]]] = field(default_factory=dict)
-    shipped: set[Path] = field(default_factory=set)
     sr_size: int = 100 * 1024**3
     bridges: dict[str, set[str]] = field(default_factory=dict)
     nics: dict[str, dict[str, str]] = field(default_factory=dict)
