@@ -34,6 +34,7 @@ class Setup:
     :ivar hosts: number of hosts in the pool
     :ivar sr_size_bytes: size of each host's local SR, unless ``hardware`` is given
     :ivar hardware: what each host has
+    :ivar compute_vm: whether a VM for nova-compute runs there from the start
     :ivar behaviour: choices where real hosts differ
     """
 
@@ -43,6 +44,7 @@ class Setup:
     hosts: int = 1
     sr_size_bytes: int = 100 * GIB
     hardware: Hardware | None = None
+    compute_vm: bool = True
     behaviour: Behaviour = field(default_factory=Behaviour)
 
 
@@ -67,7 +69,8 @@ class Simulator:
             registry, dom0, setup.username, setup.password, setup.behaviour
         )
         hardware = setup.hardware or Hardware(sr_size=setup.sr_size_bytes)
-        populate(self.world, dom0.root / "run", hardware, setup.hosts)
+        run = dom0.root / "run"
+        populate(self.world, run, hardware, setup.hosts, setup.compute_vm)
         self._dispatcher = Dispatcher(self.world)
         self._servers: list[Server] = []
 
