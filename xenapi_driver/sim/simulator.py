@@ -9,6 +9,7 @@ from typing import Any
 from xenapi_driver.sim import catalogue, inventory, schema, wire
 from xenapi_driver.sim.dispatch import Dispatcher, Requests
 from xenapi_driver.sim.dom0 import Dom0, find_dom0_python
+from xenapi_driver.sim.doors.exchange import OneHost
 from xenapi_driver.sim.failure import Failure
 from xenapi_driver.sim.faults import Faults
 from xenapi_driver.sim.messages import COMPUTED
@@ -113,7 +114,12 @@ class Simulator:
 
         :param admin: also answer /sim/..., which asks for no password
         """
-        doors = Doors(self.handle, self.handle_json, self.admin if admin else None)
+        doors = Doors(
+            self.handle,
+            self.handle_json,
+            OneHost(self.world),
+            self.admin if admin else None,
+        )
         certificates = self.world.dom0.root.parent if tls else None
         server = Server(doors, host, port, certificates)
         self._servers.append(server)
