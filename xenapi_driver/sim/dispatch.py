@@ -70,6 +70,7 @@ class Dispatcher:
     def __init__(self, world: World) -> None:
         self._world = world
         self._schema = world.db.schema
+        self._derived: dict[str, Handler] = {}
         self.requests = Requests()
 
     def execute(self, method: str, params: list[Any]) -> Any:
@@ -139,7 +140,7 @@ class Dispatcher:
         if message.removed:
             raise Failure("MESSAGE_REMOVED")
         if handler is None:
-            handler = _generic(self._schema, message)
+            handler = self._derived_handler(message)
         if handler.blocking:
             with self._world.db.changed:
                 _check_object(call.db, message, arguments, handler)
@@ -151,6 +152,14 @@ class Dispatcher:
         if late:
             raise late
         return "" if value is None else value
+
+    def _derived_handler(self, message: Message) -> Handler:
+        """Return what the message's kind stands for; made at its first call."""
+        handler = self._derived.get(message.wire_name)
+        if handler is None:
+            handler = _generic(self._schema, message)
+            self._derived[message.wire_name] = handler
+        return handler
 
 
 def _strip_async(method: str) -> tuple[str, str]:
@@ -237,17 +246,28 @@ def _get_all_records(message: Message) -> Callable[..., Any]:
     }
 
 
-def _get_all_records_where(message: Message) -> Callable[..., Any]:
-    def run(call: Call, text: str) -> dict[str, Any]:
-        matches = compile_expression(text)
-        everything = _get_all_records(message)(call)
-        return {ref: rec for ref, rec in everything.items() if matches(rec)}
+def _matching(call: Call, cls: str, text: str) -> list[str]:
+    """Return the references of the objects that an expression holds for."""
+    holds, db = compile_expression(text), call.db
+    fields = db.schema.classes[cls].fields
+    known = {
+        name: value
+        for name, value in holds.required.items()
+        if name in fields and fields[name].type.kind in ("string", "ref")
+    }
+    candidates = db.find(cls, **known) if known else db.refs(cls)
+    return [ref for ref in candidates if holds(db.view(cls, ref))]
 
-    return run
+
+def _get_all_records_where(message: Message) -> Callable[..., Any]:
+    return lambda call, text: {
+        ref: call.db.record(message.cls, ref)
+        for ref in _matching(call, message.cls, text)
+    }
 
 
 def _get_all_where(message: Message) -> Callable[..., Any]:
-    return lambda call, text: list(_get_all_records_where(message)(call, text))
+    return lambda call, text: _matching(call, message.cls, text)
 
 
 def _get_by_uuid(message: Message) -> Callable[..., Any]:

@@ -6,13 +6,30 @@ Grammar: ``true``, ``false``, ``not``, ``and``, ``or``, parentheses, and ``=`` b
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from xenapi_driver.sim.failure import Failure
 
-Record = dict[str, Any]
+Record = Mapping[str, Any]
 Predicate = Callable[[Record], bool]
+
+
+@dataclass(frozen=True)
+class Expression:
+    """A test of a record.
+
+    :ivar required: texts that fields must have in every record that passes
+    """
+
+    test: Predicate
+    required: dict[str, str] = field(default_factory=dict)
+
+    def __call__(self, record: Record) -> bool:
+        return self.test(record)
+
+
 _TOKEN = re.compile(
     r"\s*(?:(?P<word>true|false|not|and|or|field)\b|(?P<sign>[()=])"
     r"|\"(?P<double>(?:[^\"\\]|\\.)*)\"|'(?P<single>(?:[^'\\]|\\.)*)')",
@@ -55,65 +72,83 @@ class _Parser:
             return True
         return False
 
-    def parse(self) -> Predicate:
+    def parse(self) -> Expression:
         found = self._or()
         if self._peek()[0] != "end":
             raise self._fail()
         return found
 
-    def _or(self) -> Predicate:
+    def _or(self) -> Expression:
         left = self._and()
         while self._take("or"):
             left = _either(left, self._and())
         return left
 
-    def _and(self) -> Predicate:
+    def _and(self) -> Expression:
         left = self._not()
         while self._take("and"):
             left = _both(left, self._not())
         return left
 
-    def _not(self) -> Predicate:
+    def _not(self) -> Expression:
         if self._take("not"):
             inner = self._not()
-            return lambda record: not inner(record)
+            return Expression(lambda record: not inner(record))
         if self._take("("):
             inside = self._or()
             if not self._take(")"):
                 raise self._fail()
             return inside
         if self._take("true"):
-            return lambda record: True
+            return Expression(lambda record: True)
         if self._take("false"):
-            return lambda record: False
+            return Expression(lambda record: False)
         left = self._operand()
         if not self._take("="):
             raise self._fail()
-        right = self._operand()
-        return lambda record: left(record) == right(record)
+        return _equal(left, self._operand())
 
-    def _operand(self) -> Callable[[Record], str]:
+    def _operand(self) -> tuple[bool, str]:
+        """Return whether it is a field, and the name or text."""
         is_field = self._take("field")
         kind, text = self._peek()
         if kind != "text":
             raise self._fail()
         self._at += 1
-        if not is_field:
-            return lambda record: text
-        return lambda record: _field_text(record, text)
+        return is_field, text
 
 
-def _either(left: Predicate, right: Predicate) -> Predicate:
-    return lambda record: left(record) or right(record)
+def _equal(left: tuple[bool, str], right: tuple[bool, str]) -> Expression:
+    one, other = _reader(*left), _reader(*right)
+    required = {}
+    for (is_field, name), (is_other, text) in ((left, right), (right, left)):
+        if is_field and not is_other:
+            required[_plain(name)] = text
+    return Expression(lambda record: one(record) == other(record), required)
 
 
-def _both(left: Predicate, right: Predicate) -> Predicate:
-    return lambda record: left(record) and right(record)
+def _reader(is_field: bool, text: str) -> Callable[[Record], str]:
+    if not is_field:
+        return lambda record: text
+    return lambda record: _field_text(record, text)
+
+
+def _either(left: Expression, right: Expression) -> Expression:
+    return Expression(lambda record: left(record) or right(record))
+
+
+def _both(left: Expression, right: Expression) -> Expression:
+    required = {**right.required, **left.required}
+    return Expression(lambda record: left(record) and right(record), required)
+
+
+def _plain(name: str) -> str:
+    return name.replace("__", "_")
 
 
 def _field_text(record: Record, name: str) -> str:
     """Return a field as the text that the database compares."""
-    plain = name.replace("__", "_")
+    plain = _plain(name)
     if plain not in record:
         text = f'Db_exn.DBCache_NotFound("missing field", "", "{name}")'
         raise Failure("INTERNAL_ERROR", text)
@@ -123,7 +158,7 @@ def _field_text(record: Record, name: str) -> str:
     return str(value)
 
 
-def compile_expression(text: str) -> Predicate:
+def compile_expression(text: str) -> Expression:
     """Return a test of a record.
 
     :raises Failure: INVALID_VALUE, the text is no expression

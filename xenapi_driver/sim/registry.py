@@ -4,12 +4,16 @@
 Every change takes the next generation number. An object remembers the generations
 of its creation and of its last change, a table those of its deletions: that is all
 ``event.from`` needs. The lock is a condition that every change notifies.
+
+Rows change through the methods of :class:`Registry` only: they keep the indexes, the
+other side of relations and the order of changes true.
 """
 
 import random
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +22,8 @@ from xenapi_driver.sim.schema import NULL, Schema
 
 # Deletions kept a table before the older half is forgotten ("XAPI today", 4).
 MAX_DELETIONS = 512
+# Fields by whose value objects are found without looking at each.
+_INDEXED = ("uuid", "name_label")
 
 Row = dict[str, Any]
 Computed = Callable[["Registry", str, Row], Any]
@@ -42,27 +48,87 @@ class Deletion:
 
 @dataclass
 class Table:
-    """The objects of one class."""
+    """The objects of one class.
+
+    :ivar indexes: field name to value to the references that have it
+    :ivar hidden: names of fields that no client sees
+    :ivar computed: fields that are worked out when they are read
+    """
 
     rows: dict[str, Row] = field(default_factory=dict)
     stamps: dict[str, Stamp] = field(default_factory=dict)
     deletions: list[Deletion] = field(default_factory=list)
+    indexes: dict[str, dict[str, dict[str, None]]] = field(default_factory=dict)
+    hidden: tuple[str, ...] = ()
+    computed: tuple[tuple[str, Computed], ...] = ()
+
+    def enter(self, name: str, value: str, ref: str) -> None:
+        """Note that an object has this value in an indexed field."""
+        self.indexes[name].setdefault(value, {})[ref] = None
+
+    def leave(self, name: str, value: str, ref: str) -> None:
+        """Forget that."""
+        bucket = self.indexes[name][value]
+        del bucket[ref]
+        if not bucket:
+            del self.indexes[name][value]
+
+
+class View(Mapping[str, Any]):
+    """A record as a client sees it, worked out field by field."""
+
+    def __init__(self, db: "Registry", cls: str, ref: str) -> None:
+        self._db, self._cls, self._ref = db, cls, ref
+        self._fields = db.schema.classes[cls].fields
+
+    def __getitem__(self, name: str) -> Any:
+        about = self._fields.get(name)
+        if about is None or about.flag == "internal":
+            raise KeyError(name)
+        return self._db.value(self._cls, self._ref, name)
+
+    def __iter__(self) -> Iterator[str]:
+        return (n for n, about in self._fields.items() if about.flag != "internal")
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
 class Registry:
-    """All objects of one simulated pool."""
+    """All objects of one simulated pool.
+
+    :ivar visited: rows that searches had to look at so far; what a search costs
+    """
 
     def __init__(self, schema: Schema, computed: dict[tuple[str, str], Computed]):
         self.schema = schema
         self.changed = threading.Condition(threading.RLock())
         self.generation = 1
+        self.visited = 0
         self._computed = computed
-        self._tables = {name: Table() for name in schema.classes}
+        self._tables = {name: self._table(name) for name in schema.classes}
+        # Class and reference of every object, the last changed one last.
+        self._order: OrderedDict[tuple[str, str], None] = OrderedDict()
         # A class that is related to itself by one field (role.subroles) is only a list.
         self._many = {one: many for one, many in schema.relations if one != many}
+        self._owned: dict[str, list[tuple[str, tuple[str, str]]]] = {}
+        for (cls, name), target in self._many.items():
+            self._owned.setdefault(cls, []).append((name, target))
         # Object identity only, never a secret; seeded apart from `random` so that
         # tests that seed it get no equal references.
         self._random = random.Random()  # noqa: S311
+
+    def _table(self, cls: str) -> Table:
+        fields = self.schema.classes[cls].fields
+        return Table(
+            indexes={name: {} for name in _INDEXED if name in fields},
+            hidden=tuple(n for n, about in fields.items() if about.flag == "internal"),
+            computed=tuple(
+                (name, compute)
+                for (owner, name), compute in self._computed.items()
+                if owner == cls
+            ),
+        )
 
     def new_uuid(self) -> str:
         """Return a fresh uuid."""
@@ -77,6 +143,10 @@ class Registry:
     def refs(self, cls: str) -> list[str]:
         """Return the references of a class."""
         return list(self._tables[cls].rows)
+
+    def count(self, cls: str) -> int:
+        """Return how many objects of a class there are."""
+        return len(self._tables[cls].rows)
 
     def rows(self, cls: str) -> Iterator[tuple[str, Row]]:
         """Yield reference and raw row of each object of a class."""
@@ -104,37 +174,83 @@ class Registry:
 
     def record(self, cls: str, ref: str) -> Row:
         """Return the record as a client sees it."""
-        return {
-            name: self.value(cls, ref, name)
-            for name, about in self.schema.classes[cls].fields.items()
-            if about.flag != "internal"
-        }
+        row, table = self.row(cls, ref), self._tables[cls]
+        record = row.copy()
+        for name in table.hidden:
+            del record[name]
+        for name, compute in table.computed:
+            record[name] = compute(self, ref, row)
+        return record
+
+    def view(self, cls: str, ref: str) -> "View":
+        """Return the record, of which only what is asked for is worked out."""
+        return View(self, cls, ref)
 
     def by_uuid(self, cls: str, wanted: str) -> str:
         """Return the reference of a uuid.
 
         :raises Failure: UUID_INVALID
         """
-        for ref, row in self._tables[cls].rows.items():
-            if row["uuid"] == wanted:
-                return ref
+        for ref in self._tables[cls].indexes["uuid"].get(wanted, ()):
+            self.visited += 1
+            return ref
         raise Failure("UUID_INVALID", cls, wanted)
 
     def find(self, cls: str, **wanted: Any) -> list[str]:
-        """Return the references of the objects whose fields have these values."""
+        """Return the references of the objects whose fields have these values.
+
+        By uuid, name_label or an owner on the other side of a relation only objects
+        are looked at that have it; by other fields all of the class.
+        """
+        rows = self._tables[cls].rows
+        candidates = self._candidates(cls, wanted)
+        self.visited += len(candidates)
         return [
             ref
-            for ref, row in self._tables[cls].rows.items()
-            if all(row[name] == value for name, value in wanted.items())
+            for ref in candidates
+            if all(rows[ref][name] == value for name, value in wanted.items())
         ]
+
+    def _candidates(self, cls: str, wanted: Row) -> Collection[str]:
+        """Return the few objects that can have the values, or all."""
+        table = self._tables[cls]
+        for name, value in wanted.items():
+            if name in table.indexes and isinstance(value, str):
+                return list(table.indexes[name].get(value, ()))
+        for name, value in wanted.items():
+            target = self._many.get((cls, name))
+            if target and isinstance(value, str):
+                owner = self._tables[target[0]].rows.get(value)
+                if owner is not None:
+                    return list(owner[target[1]])
+        return list(table.rows)
 
     def stamp(self, cls: str, ref: str) -> Stamp:
         """Return an object's generations."""
         return self._tables[cls].stamps[ref]
 
     def deletions(self, cls: str) -> list[Deletion]:
-        """Return the deletions that are still remembered."""
+        """Return the deletions that are still remembered, oldest first."""
         return list(self._tables[cls].deletions)
+
+    def changed_since(self, since: int) -> Iterator[tuple[str, str, Stamp]]:
+        """Yield class, reference and stamp of what changed, the last change first.
+
+        The lock has to be held meanwhile. It costs what it yields, not what exists.
+        """
+        for cls, ref in reversed(self._order):
+            stamp = self._tables[cls].stamps[ref]
+            if stamp.modified <= since:
+                return
+            yield cls, ref, stamp
+
+    def deleted_since(self, since: int) -> Iterator[tuple[str, Deletion]]:
+        """Yield class and deletion of what went after a generation."""
+        for cls, table in self._tables.items():
+            for gone in reversed(table.deletions):
+                if gone.deleted <= since:
+                    break
+                yield cls, gone
 
     # changing
 
@@ -154,9 +270,11 @@ class Registry:
             table.rows[ref] = row
             self.generation += 1
             table.stamps[ref] = Stamp(self.generation, self.generation)
-            for (one, name), target in self._many.items():
-                if one == cls:
-                    self._link(target, row[name], ref)
+            self._order[cls, ref] = None
+            for name in table.indexes:
+                table.enter(name, row[name], ref)
+            for name, target in self._owned.get(cls, ()):
+                self._link(target, row[name], ref)
             self.changed.notify_all()
             return ref
 
@@ -170,8 +288,12 @@ class Registry:
             before = {n: row[n] for n, value in values.items() if row[n] != value}
             if not before:
                 return
+            table = self._tables[cls]
             for name, old in before.items():
                 row[name] = values[name]
+                if name in table.indexes:
+                    table.leave(name, old, ref)
+                    table.enter(name, values[name], ref)
                 target = self._many.get((cls, name))
                 if target:
                     self._unlink(target, old, ref)
@@ -200,6 +322,7 @@ class Registry:
             self.row(cls, ref)
             self.generation += 1
             self._tables[cls].stamps[ref].modified = self.generation
+            self._order.move_to_end((cls, ref))
             self.changed.notify_all()
 
     def destroy(self, cls: str, ref: str) -> None:
@@ -209,12 +332,14 @@ class Registry:
         """
         with self.changed:
             row = self.row(cls, ref)
-            for (one, name), target in self._many.items():
-                if one == cls:
-                    self._unlink(target, row[name], ref)
+            for name, target in self._owned.get(cls, ()):
+                self._unlink(target, row[name], ref)
             table = self._tables[cls]
             del table.rows[ref]
             stamp = table.stamps.pop(ref)
+            del self._order[cls, ref]
+            for name in table.indexes:
+                table.leave(name, row[name], ref)
             self.generation += 1
             table.deletions.append(Deletion(ref, stamp.created, self.generation))
             if len(table.deletions) >= MAX_DELETIONS:

@@ -8,11 +8,15 @@ have no tag either, and dates carry colons and a Z ("XAPI today", section 1.2).
 import json
 import re
 import xmlrpc.client  # noqa: S411 (the peer is a test or demo on this machine)
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 from xml.parsers.expat import ExpatError
 from xml.sax.saxutils import escape  # noqa: S406 (escape only writes)
 
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f]")
+# What cannot be put between tags as it is: looked for first, as it is seldom there.
+_SPECIAL = re.compile("[\x00-\x08\x0b-\x1f&<>]")
 
 
 class Timestamp(str):
@@ -60,27 +64,63 @@ def _plain(value: Any) -> Any:
 
 def value_xml(value: Any) -> str:
     """Return a value as an XML-RPC <value> element."""
+    parts: list[str] = []
+    _write(value, parts.append)
+    return "".join(parts)
+
+
+def _write(value: Any, put: Callable[[str], None]) -> None:
+    """Put the pieces of a <value> element."""
+    kind = type(value)
+    if kind is str:
+        put(_text_xml(value))
+    elif kind is dict:
+        put("<value><struct>")
+        for key, item in value.items():
+            put(_member_xml(key))
+            _write(item, put)
+            put("</member>")
+        put("</struct></value>")
+    elif kind is list or kind is tuple:
+        put("<value><array><data>")
+        for item in value:
+            _write(item, put)
+        put("</data></array></value>")
+    elif kind is int:
+        put(f"<value>{value}</value>")
+    else:
+        put(_rare_xml(value))
+
+
+def _text_xml(text: str) -> str:
+    if _SPECIAL.search(text):
+        text = escape(_CONTROL.sub("", text), {"\r": "&#13;"})
+    return f"<value>{text}</value>"
+
+
+@lru_cache(maxsize=8192)
+def _member_xml(key: Any) -> str:
+    """Return the beginning of a struct's member; field names come again and again."""
+    return f"<member><name>{escape(str(key))}</name>"
+
+
+def _rare_xml(value: Any) -> str:
+    """Return the element of what is seldom met, or a kind of something frequent."""
     if isinstance(value, bool):
         return f"<value><boolean>{int(value)}</boolean></value>"
+    if isinstance(value, Timestamp):
+        return f"<value><dateTime.iso8601>{value}</dateTime.iso8601></value>"
     if isinstance(value, WireInt):
         return f"<value><i4>{int(value)}</i4></value>"
     if isinstance(value, float):
         return f"<value><double>{value:.16g}</double></value>"
-    if isinstance(value, Timestamp):
-        return f"<value><dateTime.iso8601>{value}</dateTime.iso8601></value>"
     if isinstance(value, (list, tuple)):
-        inner = "".join(value_xml(item) for item in value)
-        return f"<value><array><data>{inner}</data></array></value>"
+        return value_xml(list(value))
     if isinstance(value, dict):
-        members = "".join(
-            f"<member><name>{escape(str(key))}</name>{value_xml(item)}</member>"
-            for key, item in value.items()
-        )
-        return f"<value><struct>{members}</struct></value>"
+        return value_xml(dict(value))
     if value is None:
         return "<value></value>"
-    text = _CONTROL.sub("", str(value))
-    return "<value>" + escape(text, {"\r": "&#13;"}) + "</value>"
+    return _text_xml(str(value))
 
 
 def encode_xml(answer: Any) -> bytes:

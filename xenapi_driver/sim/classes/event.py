@@ -28,12 +28,6 @@ class _Subscription:
             if slash:
                 self._objects.add((cls.lower(), ref))
 
-    def wants_class(self, cls: str) -> bool:
-        """Return whether any object of the class may matter."""
-        low = cls.lower()
-        whole = self._all or low in self._classes
-        return whole or any(name == low for name, _ in self._objects)
-
     def wants(self, cls: str, ref: str) -> bool:
         """Return whether this object matters."""
         low = cls.lower()
@@ -64,30 +58,38 @@ def _event(number: int, cls: str, operation: str, ref: str) -> Event:
     }
 
 
-def _changes(db: Registry, wanted: _Subscription, since: int) -> Iterator[Event]:
-    """Yield the events after a generation, one an object, oldest change first."""
+def _changes(
+    db: Registry, wanted: _Subscription, since: int, looked: int
+) -> Iterator[Event]:
+    """Yield the events after a generation, one an object, oldest change first.
+
+    :param looked: the generation up to which there is known to be nothing; what was
+        changed before is not looked at again
+    """
     found: list[tuple[int, Event]] = []
-    for cls, model in db.schema.classes.items():
-        if not (model.events and model.stored and wanted.wants_class(cls)):
-            continue
-        for gone in db.deletions(cls):
-            if gone.created <= since < gone.deleted and wanted.wants(cls, gone.ref):
-                event = _event(gone.deleted, cls, "del", gone.ref)
-                found.append((gone.deleted, event))
-        for ref in db.refs(cls):
-            stamp = db.stamp(cls, ref)
-            if stamp.modified > since and wanted.wants(cls, ref):
-                operation = "add" if stamp.created > since else "mod"
-                event = _event(stamp.modified, cls, operation, ref)
-                event["snapshot"] = db.record(cls, ref)
-                found.append((stamp.modified, event))
+    for cls, gone in db.deleted_since(looked):
+        if gone.created <= since and _tells(db, cls) and wanted.wants(cls, gone.ref):
+            event = _event(gone.deleted, cls, "del", gone.ref)
+            found.append((gone.deleted, event))
+    for cls, ref, stamp in db.changed_since(looked):
+        if _tells(db, cls) and wanted.wants(cls, ref):
+            operation = "add" if stamp.created > since else "mod"
+            event = _event(stamp.modified, cls, operation, ref)
+            event["snapshot"] = db.record(cls, ref)
+            found.append((stamp.modified, event))
     found.sort(key=lambda pair: pair[0])
     yield from (event for _, event in found)
 
 
+def _tells(db: Registry, cls: str) -> bool:
+    """Return whether objects of the class make events."""
+    model = db.schema.classes[cls]
+    return model.events and model.stored
+
+
 def _counts(db: Registry) -> dict[str, WireInt]:
     return {
-        cls.lower(): WireInt(len(db.refs(cls)))
+        cls.lower(): WireInt(db.count(cls))
         for cls, model in db.schema.classes.items()
         if model.stored
     }
@@ -105,12 +107,13 @@ def from_(call: Call, classes: list[str], token: str, timeout: float) -> dict[st
     if since > db.generation:
         # The token comes from another life of the database: read all again.
         since = 0
-    deadline = time.monotonic() + timeout
+    deadline, looked = time.monotonic() + timeout, since
     with db.changed:
         while True:
             if call.world.closing.is_set() or not db.exists("session", call.session):
                 raise Failure("SESSION_INVALID", call.session)
-            events = list(_changes(db, wanted, since))
+            events = list(_changes(db, wanted, since, looked))
+            looked = db.generation
             left = deadline - time.monotonic()
             if events or 0 <= timeout and left <= 0:
                 break
