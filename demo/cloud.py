@@ -98,7 +98,7 @@ class Cloud:
         options = self.host.options()
         sections = configuration.nova_compute(self.layout, self.backend, options)
         configuration.write(path, sections)
-        agent = {"ports_url": f"{self.host.url}/sim/ports"}
+        agent = {"ports_url": f"{self.host.url}/_sim/ports"}
         agent["ca_file"] = str(self.host.certificate)
         configuration.write(
             self.layout.config("neutron", "agent.conf"), {"demo": agent}

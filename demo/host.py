@@ -2,7 +2,7 @@
 """The embedded XAPI host as a process, seen from outside.
 
 Two doors are used: XenAPI itself, as any client would, and the admin door
-(``/sim/...``), which tells what no XenAPI call does: the requests so far, the
+(``/_sim/...``), which tells what no XenAPI call does: the requests so far, the
 files and processes in the scratch dom0.
 """
 
@@ -47,8 +47,7 @@ class Host:
             PROCESS,
             [
                 *(sys.executable, "-m", "xenapi_driver.sim", "--port", port),
-                *("--tls", "--admin", "--compute-vm"),
-                *("--state", self.layout.xapi),
+                *("--tls", "--admin", "--state", self.layout.xapi),
                 *("--user", USER, "--password", PASSWORD, "--plugins", plugins),
             ],
             cwd=self.layout.checkout,
@@ -85,7 +84,7 @@ class Host:
 
         :param what: ``requests``, ``inventory`` or ``ports``
         """
-        url = f"{self.url}/sim/{what}"
+        url = f"{self.url}/_sim/{what}"
         log = self.layout.log_of(PROCESS)
         try:
             with urllib.request.urlopen(
@@ -99,7 +98,7 @@ class Host:
         """Let the next call of a method be answered by a XenAPI error."""
         rule = {"method": method, "error": error}
         request = urllib.request.Request(
-            f"{self.url}/sim/faults",
+            f"{self.url}/_sim/rules",
             json.dumps(rule).encode(),
             {"Content-Type": "application/json"},
         )

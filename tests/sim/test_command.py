@@ -9,7 +9,7 @@ import urllib.request
 
 
 def test_command_serves_until_sigterm(tmp_path):
-    command = [sys.executable, "-m", "xenapi_driver.sim", "--admin", "--compute-vm"]
+    command = [sys.executable, "-m", "xenapi_driver.sim", "--admin"]
     process = subprocess.Popen(
         [*command, "--state", str(tmp_path)], stdout=subprocess.PIPE, text=True
     )
@@ -17,10 +17,10 @@ def test_command_serves_until_sigterm(tmp_path):
         line = process.stdout.readline()
         assert line.startswith("listening on http://127.0.0.1:")
         url = line.split()[-1]
-        with urllib.request.urlopen(url + "/sim/inventory", timeout=10) as answer:
+        with urllib.request.urlopen(url + "/_sim/inventory", timeout=10) as answer:
             assert "nova-compute" in json.load(answer)["VM"]
         fault = json.dumps({"method": "VM.start", "error": ["TOO_BUSY"]}).encode()
-        with urllib.request.urlopen(url + "/sim/faults", fault, timeout=10) as answer:
+        with urllib.request.urlopen(url + "/_sim/rules", fault, timeout=10) as answer:
             assert answer.status == 200
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=10) == 0

@@ -158,7 +158,7 @@ def test_admin_door_is_closed_unless_asked_for(sim):
         server = sim.serve(admin=admin)
         netloc = server.url.partition("://")[2]
         connection = http.client.HTTPConnection(netloc, timeout=10)
-        connection.request("GET", "/sim/inventory")
+        connection.request("GET", "/_sim/inventory")
         assert connection.getresponse().status == status
         connection.close()
 

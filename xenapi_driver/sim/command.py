@@ -8,6 +8,7 @@ import tempfile
 import threading
 from pathlib import Path
 
+from xenapi_driver.sim import listening
 from xenapi_driver.sim.simulator import Simulator
 from xenapi_driver.sim.start_of_day import GIB
 from xenapi_driver.sim.world import Behaviour
@@ -23,17 +24,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tls", action="store_true", help="HTTPS, self-signed")
     parser.add_argument("--user", default="root")
     parser.add_argument("--password", default="secret")
-    parser.add_argument("--hosts", type=int, default=1, help="hosts in the pool")
+    parser.add_argument("--hosts", type=int, default=1, help="hosts in each pool")
+    parser.add_argument("--pools", type=int, default=1, help="on consecutive ports")
+    parser.add_argument(
+        "--latency", type=float, default=0.0, metavar="MS", help="delay of each call"
+    )
     parser.add_argument("--state", type=Path, help="default: removed at the end")
     parser.add_argument("--plugins", type=Path, help="dom0 plugins to install")
     parser.add_argument("--dom0-python", help="interpreter of the plugins")
-    parser.add_argument("--admin", action="store_true", help="open /sim/...")
-    parser.add_argument("--sr-size-gib", type=int, default=100)
     parser.add_argument(
-        "--compute-vm",
-        action="store_true",
-        help="start with a running VM, for nova-compute to run in",
+        "--admin", action="store_true", help="open /_sim/..., for tests"
     )
+    parser.add_argument("--sr-size-gib", type=int, default=100)
     parser.add_argument(
         "--block-device-dir",
         type=Path,
@@ -65,20 +67,20 @@ def main(argv: list[str] | None = None) -> int:
             username=arguments.user,
             password=arguments.password,
             hosts=arguments.hosts,
-            compute_vm=arguments.compute_vm or bool(arguments.block_device_dir),
+            pools=arguments.pools,
+            addresses=listening.addresses(arguments),
             sr_size_bytes=arguments.sr_size_gib * GIB,
             behaviour=Behaviour(
                 agents=not arguments.no_agents,
+                latency=arguments.latency / 1000,
                 block_device_dir=arguments.block_device_dir,
             ),
         )
         try:
-            server = simulator.serve(
-                arguments.host, arguments.port, arguments.tls, arguments.admin
-            )
-            print(f"listening on {server.url}", flush=True)
-            if server.fingerprint:
-                print(f"certificate SHA-256 {server.fingerprint}", flush=True)
+            for server, who in listening.open_doors(simulator, arguments):
+                print(f"listening on {server.url}{who}", flush=True)
+                if server.fingerprint:
+                    print(f"certificate SHA-256 {server.fingerprint}", flush=True)
             done.wait()
         finally:
             simulator.close()

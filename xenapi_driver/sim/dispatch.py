@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from xenapi_driver.sim import absent, tasks
+from xenapi_driver.sim import absent, forwarding, tasks
 from xenapi_driver.sim.expression import compile_expression
 from xenapi_driver.sim.failure import Failure, handle_invalid, internal_error
 from xenapi_driver.sim.messages import HANDLERS, Call, Handler
@@ -67,11 +67,11 @@ class Requests:
 class Dispatcher:
     """Carries out calls on one world."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, requests: Requests | None = None) -> None:
         self._world = world
         self._schema = world.db.schema
         self._derived: dict[str, Handler] = {}
-        self.requests = Requests()
+        self.requests = requests or Requests()
 
     def execute(self, method: str, params: list[Any]) -> Any:
         """Carry out one call as it came off the wire.
@@ -98,10 +98,10 @@ class Dispatcher:
         call = Call(self._world, message.wire_name, session)
         if not prefix:
             return self._run(call, message, arguments)
-        late = self._world.faults.before(method)
+        late = self._world.faults.before(method, call, arguments)
         ref = tasks.start(call, method, lambda c: self._run(c, message, arguments))
         if late:
-            raise late
+            late()
         return ref
 
     def list_methods(self) -> list[str]:
@@ -135,7 +135,7 @@ class Dispatcher:
 
     def _run(self, call: Call, message: Message, arguments: list[Any]) -> Any:
         """Run the message's handler, faults included."""
-        late = self._world.faults.before(message.wire_name)
+        late = self._world.faults.before(message.wire_name, call, arguments)
         handler = HANDLERS.get(message.wire_name)
         if message.removed:
             raise Failure("MESSAGE_REMOVED")
@@ -144,13 +144,15 @@ class Dispatcher:
         if handler.blocking:
             with self._world.db.changed:
                 _check_object(call.db, message, arguments, handler)
+                forwarding.require_reachable(call, arguments)
             value = handler.function(call, *arguments)
         else:
             with self._world.db.changed:
                 _check_object(call.db, message, arguments, handler)
+                forwarding.require_reachable(call, arguments)
                 value = handler.function(call, *arguments)
         if late:
-            raise late
+            late()
         return "" if value is None else value
 
     def _derived_handler(self, message: Message) -> Handler:

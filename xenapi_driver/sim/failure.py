@@ -18,6 +18,10 @@ class Failure(Exception):
         return self.description[0]
 
 
+class ConnectionCut(ConnectionResetError):
+    """The caller gets no answer: the connection ends instead."""
+
+
 def internal_error(text: str) -> Failure:
     """Return what XAPI answers to an exception in its own code."""
     return Failure("INTERNAL_ERROR", text)

@@ -46,7 +46,8 @@ def assert_can_boot(world: World, vm: str, host: str) -> None:
         if not db.find("PBD", SR=sr, host=host, currently_attached=True):
             raise Failure("VM_REQUIRES_SR", vm, sr)
     for ref in row["VIFs"]:
-        network.assert_available(world, db.row("VIF", ref)["network"], host)
+        net = db.row("VIF", ref)["network"]
+        network.assert_reachable(world, net, host, vm)
     wanted, free = memory.needed(row), memory.free(db, host)
     if wanted > free:
         raise Failure("HOST_NOT_ENOUGH_FREE_MEMORY", str(wanted), str(free))
@@ -79,6 +80,16 @@ def start(world: World, vm: str, host: str, paused: bool) -> None:
     if not paused:
         wake(world, vm)
     db.update("VM", vm, power_state="Paused" if paused else "Running")
+
+
+def resettle(world: World, vm: str, host: str) -> None:
+    """Give a running guest a domain on another host; the guest notices nothing."""
+    db = world.db
+    row = db.row("VM", vm)
+    for ref in list(row["consoles"]):
+        db.destroy("console", ref)
+    _make_console(world, vm, host)
+    db.update("VM", vm, domid=world.take_domid(), resident_on=host)
 
 
 def _plug_devices(world: World, vm: str) -> None:
@@ -170,3 +181,27 @@ def stop(world: World, vm: str, state: str = "Halted") -> None:
         resident_on=NULL,
         guest_metrics=NULL,
     )
+
+
+def by_itself(world: World, vm: str, what: str) -> None:
+    """Let a running guest halt, reboot or crash; the VM says what follows.
+
+    :raises ValueError: something else, or the guest does not run
+    """
+    row = world.db.row("VM", vm)
+    field = {
+        "halt": "actions_after_shutdown",
+        "reboot": "actions_after_reboot",
+        "crash": "actions_after_crash",
+    }.get(what)
+    if field is None:
+        raise ValueError("a guest can halt, reboot or crash")
+    if row["power_state"] != "Running":
+        raise ValueError("the guest does not run")
+    follows, host = row[field], row["resident_on"]
+    if follows == "preserve":
+        world.db.update("VM", vm, power_state="Paused")
+        return
+    stop(world, vm)
+    if follows.endswith("restart"):
+        start(world, vm, host, False)

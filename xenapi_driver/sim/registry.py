@@ -355,6 +355,17 @@ class Registry:
             if owner != NULL and owner in rows:
                 yield owner, rows[owner]
 
+    def forget_changes(self, since: int) -> None:
+        """Make no event of what changed after a generation."""
+        with self.changed:
+            for table in self._tables.values():
+                for stamp in table.stamps.values():
+                    stamp.modified = min(stamp.modified, since)
+                    stamp.created = min(stamp.created, since)
+                table.deletions = [
+                    gone for gone in table.deletions if gone.deleted <= since
+                ]
+
     def _link(self, target: tuple[str, str], value: str | list[str], ref: str) -> None:
         cls, name = target
         for owner, row in self._owners(target, value):

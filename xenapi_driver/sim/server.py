@@ -2,7 +2,7 @@
 """The host's HTTP and HTTPS doors.
 
 POST to /jsonrpc (or /json) is JSON-RPC, POST to any other path XML-RPC; with the test
-door open, /sim/... answers JSON. Connections are kept alive.
+door open, /_sim/... answers JSON. Connections are kept alive.
 """
 
 import contextlib
@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from xenapi_driver.sim import certificate
-from xenapi_driver.sim.doors import exchange, handlers
-from xenapi_driver.sim.doors.refusals import Refusal
+from xenapi_driver.sim.failure import ConnectionCut, Failure
 from xenapi_driver.sim.wire import Malformed
 
 # Larger RPC bodies are refused ("XAPI today", section 1.1).
 MAX_BODY = 300 * 1024
+_TEST_DOOR = "/_sim"
 _CORS = {
     "Access-Control-Allow-Origin": "*",
     "Access-Control-Allow-Headers": "X-Requested-With",
@@ -40,25 +40,7 @@ class Doors:
 
     xml: Callable[[bytes], bytes]
     json: Callable[[bytes], bytes]
-    machine: exchange.Computer
-    admin: Callable[[str, dict[str, Any] | None], Any] | None = None
-
-
-@dataclass(frozen=True)
-class _Stream:
-    """A connection's two buffers as one."""
-
-    reader: Any
-    writer: Any
-
-    def read(self, size: int) -> bytes:
-        """Return up to ``size`` bytes as soon as there are some."""
-        data: bytes = self.reader.read1(size)
-        return data
-
-    def write(self, data: bytes) -> None:
-        """Send all of ``data``."""
-        self.writer.write(data)
+    admin: Callable[[str, bytes | None], Any] | None = None
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -73,36 +55,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         """Keep quiet: clients log what they need."""
 
     def do_GET(self) -> None:
-        """Answer at a handler's path or the test door; elsewhere is the web page."""
-        if not self._handled():
-            self._admin_or_forbidden(None)
+        """Answer the test door; a real host has its web page here."""
+        self._admin_or_forbidden(None)
 
     def do_PUT(self) -> None:
-        """Answer at a handler's path."""
-        if not self._handled():
-            self._body()
-            self._html(403, _FORBIDDEN)
-
-    do_CONNECT = do_PUT
-
-    def _handled(self) -> bool:
-        """Let the path's handler answer; return whether there is one."""
-        found = exchange.find(self.command, self.path.partition("?")[0])
-        if found is None:
-            return False
-        function, realm = found
-        headers = {name.lower(): value for name, value in self.headers.items()}
-        request = exchange.Request(self.command, self.path, headers)
-        stream = _Stream(self.rfile, self.wfile)
-        self.close_connection = True
-        try:
-            talk = exchange.Exchange(request, stream, self.server.doors.machine, realm)
-        except Refusal as refusal:
-            self._html(refusal.status, refusal.page().decode())
-            return True
-        talk.run(function)
-        self.close_connection = talk.must_close
-        return True
+        """Refuse: no import handlers."""
+        self._body()
+        self._html(403, _FORBIDDEN)
 
     def do_OPTIONS(self) -> None:
         """Answer the browser's question before a call."""
@@ -114,7 +73,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if body is None:
             return
         path = self.path.partition("?")[0]
-        if path.startswith("/sim/") and self.server.doors.admin is not None:
+        if self._is_test_door():
             self._admin_or_forbidden(body)
             return
         is_json = path in ("/jsonrpc", "/json")
@@ -123,6 +82,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             answer = door(body)
         except Malformed as error:
             self._server_error(str(error))
+            return
+        except ConnectionCut:
+            self.close_connection = True
             return
         kind = "application/json" if is_json else "text/xml"
         self._answer(200, kind, answer)
@@ -138,20 +100,22 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return None
         return self.rfile.read(int(length))
 
+    def _is_test_door(self) -> bool:
+        path = self.path.partition("?")[0]
+        wanted = path == _TEST_DOOR or path.startswith(_TEST_DOOR + "/")
+        return wanted and self.server.doors.admin is not None
+
     def _admin_or_forbidden(self, body: bytes | None) -> None:
         admin = self.server.doors.admin
-        path = self.path.partition("?")[0]
-        found = None
-        if admin is not None and path.startswith("/sim/"):
-            try:
-                found = admin(path, None if body is None else json.loads(body))
-            except (TypeError, ValueError) as error:
-                self._answer(400, "text/plain", str(error).encode())
-                return
-        if found is None:
+        if admin is None or not self._is_test_door():
             self._html(403, _FORBIDDEN)
-        else:
-            self._answer(200, "application/json", json.dumps(found).encode())
+            return
+        try:
+            found = admin(self.path, body)
+        except (TypeError, ValueError, LookupError, Failure) as error:
+            self._answer(400, "text/plain", f"{error}\n".encode())
+            return
+        self._answer(200, "application/json", json.dumps(found).encode() + b"\n")
 
     def _server_error(self, text: str) -> None:
         self._html(
@@ -193,7 +157,6 @@ class _HttpServer(http.server.ThreadingHTTPServer):
         self.context: ssl.SSLContext | None = None
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
-        handlers.load()
         super().__init__(address, _Handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
@@ -249,27 +212,52 @@ class Server:
     ) -> None:
         self.fingerprint = ""
         self.cert_file: Path | None = None
-        self._http = _HttpServer((host, port), doors)
+        self._doors = doors
+        self._context: ssl.SSLContext | None = None
         scheme = "http"
         if certificate_dir is not None:
             self.cert_file, self.fingerprint = certificate.make(certificate_dir, host)
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.load_cert_chain(self.cert_file)
-            self._http.context = context
+            self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            self._context.load_cert_chain(self.cert_file)
             scheme = "https"
-        self.port = self._http.server_address[1]
+        self._lock = threading.Lock()
+        self._http: _HttpServer | None = None
+        self.address = (host, port)
+        self.reopen()
+        self.port = self.address[1]
         self.url = f"{scheme}://{host}:{self.port}"
-        self._thread = threading.Thread(
-            target=self._http.serve_forever,
+
+    def reopen(self) -> None:
+        """Listen, at the same address as before if it was open before."""
+        with self._lock:
+            if self._http is not None:
+                return
+            server = _HttpServer(self.address, self._doors)
+            server.context = self._context
+            self.address = (self.address[0], server.server_address[1])
+            self._http = server
+        threading.Thread(
+            target=server.serve_forever,
             kwargs={"poll_interval": 0.05},
             name="sim-server",
             daemon=True,
-        )
-        self._thread.start()
+        ).start()
+
+    def cut(self) -> None:
+        """Cut what is open; who comes again is let in."""
+        with self._lock:
+            if self._http is not None:
+                self._http.cut()
+
+    def shut(self) -> None:
+        """Stop listening and cut what is open; can be called again."""
+        with self._lock:
+            server, self._http = self._http, None
+        if server is not None:
+            server.shutdown()
+            server.cut()
+            server.server_close()
 
     def close(self) -> None:
-        """Stop listening and cut what is open; can be called again."""
-        self._http.shutdown()
-        self._http.cut()
-        self._http.server_close()
-        self._thread.join(timeout=5)
+        """End for good."""
+        self.shut()

@@ -1,17 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The simulated XAPI host as a whole."""
+"""The simulated XAPI hosts as a whole: pools, their machines, and the doors."""
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from xenapi_driver.sim import catalogue, inventory, schema, wire
+from xenapi_driver.sim import (
+    admin,
+    catalogue,
+    inventory,
+    power,
+    schema,
+    supporter,
+    wire,
+)
 from xenapi_driver.sim.dispatch import Dispatcher, Requests
-from xenapi_driver.sim.dom0 import Dom0, find_dom0_python
-from xenapi_driver.sim.doors.exchange import OneHost
-from xenapi_driver.sim.failure import Failure
+from xenapi_driver.sim.dom0 import SR_MOUNT, Dom0, find_dom0_python
+from xenapi_driver.sim.failure import ConnectionCut, Failure
 from xenapi_driver.sim.faults import Faults
+from xenapi_driver.sim.machines import Machine, Machines
 from xenapi_driver.sim.messages import COMPUTED
 from xenapi_driver.sim.registry import Registry
 from xenapi_driver.sim.server import Doors, Server
@@ -32,10 +42,11 @@ class Setup:
     """What a caller may choose; each has a default that fits most tests.
 
     :ivar dom0_python: interpreter that runs the plugins; None: one that is found
-    :ivar hosts: number of hosts in the pool
+    :ivar hosts: number of hosts in each pool
+    :ivar pools: number of pools
+    :ivar addresses: of all hosts, pool by pool; made up where there are too few
     :ivar sr_size_bytes: size of each host's local SR, unless ``hardware`` is given
     :ivar hardware: what each host has
-    :ivar compute_vm: whether a VM for nova-compute runs there from the start
     :ivar behaviour: choices where real hosts differ
     """
 
@@ -43,16 +54,17 @@ class Setup:
     username: str = "root"
     password: str = "secret"  # noqa: S105 (documented default of the tests)
     hosts: int = 1
+    pools: int = 1
+    addresses: tuple[str, ...] = ()
     sr_size_bytes: int = 100 * GIB
     hardware: Hardware | None = None
-    compute_vm: bool = True
     behaviour: Behaviour = field(default_factory=Behaviour)
 
 
 class Simulator:
-    """A pool that lives in this process.
+    """Pools that live in this process; most questions are about the first.
 
-    :param state_dir: where its disks and its dom0 are kept
+    :param state_dir: where disks and dom0s are kept
     :param plugins_dir: dom0 plugins to install; None: none
     :param choices: fields of :class:`Setup`
     """
@@ -62,29 +74,76 @@ class Simulator:
     ) -> None:
         if not catalogue.MODULES:
             raise RuntimeError("The classes of the simulator were not found.")
-        setup = Setup(**choices)
-        python = setup.dom0_python or _found_python()
-        dom0 = Dom0(Path(state_dir) / "dom0", plugins_dir, python)
-        registry = Registry(schema.load(), COMPUTED)
-        self.world = World(
-            registry, dom0, setup.username, setup.password, setup.behaviour
+        self._setup = Setup(**choices)
+        self._python = self._setup.dom0_python or _found_python()
+        self._state, self._plugins = Path(state_dir), plugins_dir
+        self._requests = Requests()
+        self._faults = Faults(self._befall)
+        self._servers: list[Server] = []
+        self._dispatchers: dict[int, Dispatcher] = {}
+        self.machines = Machines(self._reinstall)
+        for number in range(self._setup.pools):
+            place = self._state if number == 0 else self._state / f"pool-{number + 1}"
+            first = number * self._setup.hosts
+            world = self._pool(place, first, self._setup.hosts)
+            for host in world.db.refs("host"):
+                self.machines.add(world, host)
+        self.world = self.machines.all[0].world
+
+    def _pool(self, place: Path, first: int, count: int) -> World:
+        """Return a freshly installed pool; its hosts count from ``first``."""
+        setup = self._setup
+        world = World(
+            Registry(schema.load(), COMPUTED),
+            Dom0(place / "dom0", self._plugins, self._python),
+            setup.username,
+            setup.password,
+            setup.behaviour,
+            self._faults,
+            first_number=first,
+            addresses=setup.addresses[first : first + count],
+            machines=self.machines,
         )
         hardware = setup.hardware or Hardware(sr_size=setup.sr_size_bytes)
-        run = dom0.root / "run"
-        populate(self.world, run, hardware, setup.hosts, setup.compute_vm)
-        self._dispatcher = Dispatcher(self.world)
-        self._servers: list[Server] = []
+        populate(world, world.dom0.root / "run", hardware, count)
+        for number, host in enumerate(world.db.refs("host")):
+            if number:
+                world.dom0s[host] = self._dom0_beside(world.dom0, number + 1)
+        return world
+
+    def _dom0_beside(self, first: Dom0, number: int) -> Dom0:
+        """Return the dom0 of another host of a pool; they share the SRs' folder."""
+        root = first.root.with_name(f"dom0-{number}")
+        mount = root / SR_MOUNT
+        mount.parent.mkdir(parents=True, exist_ok=True)
+        if not mount.is_symlink():
+            mount.symlink_to(Path("../..", first.root.name, SR_MOUNT))
+        return Dom0(root, self._plugins, self._python)
+
+    def _reinstall(self, machine: Machine) -> World:
+        """Return the pool of one that a machine is after a new installation."""
+        attempt = len(list(self._state.glob(f"machine-{machine.number}-*"))) + 1
+        place = self._state / f"machine-{machine.number}-{attempt}"
+        return self._pool(place, machine.number, 1)
 
     # doors
 
+    def door(self, machine: int = 0) -> Callable[[bytes], bytes]:
+        """Return what answers XML-RPC requests to a machine."""
+        return partial(self._answer_xml, self.machines.all[machine])
+
     def handle(self, body: bytes) -> bytes:
-        """Answer one XML-RPC request.
+        """Answer one XML-RPC request to the first pool's first host.
 
         :raises wire.Malformed: the body is no request
+        :raises ConnectionError: the host is dead, or a rule cut the connection
         """
+        return self._answer_xml(self.machines.all[0], body)
+
+    def _answer_xml(self, machine: Machine, body: bytes) -> bytes:
         method, params = wire.decode_xml(body)
         try:
-            value = self._dispatcher.execute(method, params)
+            value = self._execute(machine, method, params)
         except Failure as failure:
             return wire.encode_xml(wire.failure(failure.description))
         if method.startswith(_RAW_ANSWERS):
@@ -92,16 +151,34 @@ class Simulator:
         return wire.encode_xml(wire.success(value))
 
     def handle_json(self, body: bytes) -> bytes:
-        """Answer one JSON-RPC request, version 1 or 2.
+        """Answer one JSON-RPC request, version 1 or 2, as :meth:`handle` does."""
+        return self._answer_json(self.machines.all[0], body)
 
-        :raises wire.Malformed: the body is no request
-        """
+    def _answer_json(self, machine: Machine, body: bytes) -> bytes:
         method, params, number, v2 = wire.decode_json(body)
         try:
-            value = self._dispatcher.execute(method, params)
+            value = self._execute(machine, method, params)
         except Failure as failure:
             return wire.encode_json(None, failure.description, number, v2)
         return wire.encode_json(value, None, number, v2)
+
+    def _execute(self, machine: Machine, method: str, params: list[Any]) -> Any:
+        if not machine.running:
+            raise ConnectionCut("The host is off.")
+        world = machine.world
+        if world.behaviour.latency:
+            time.sleep(world.behaviour.latency)
+        execute = self._dispatcher(world).execute
+        if machine.is_supporter:
+            return supporter.answer(machine, method, params, execute)
+        return execute(method, params)
+
+    def _dispatcher(self, world: World) -> Dispatcher:
+        """Return what carries out the calls of a pool; it keeps what it derived."""
+        known = self._dispatchers.get(id(world))
+        if known is None:
+            known = self._dispatchers[id(world)] = Dispatcher(world, self._requests)
+        return known
 
     def serve(
         self,
@@ -109,52 +186,61 @@ class Simulator:
         port: int = 0,
         tls: bool = False,
         admin: bool = False,
+        machine: int = 0,
     ) -> Server:
         """Open a door on TCP; port 0 takes a free one.
 
-        :param admin: also answer /sim/..., which asks for no password
+        :param admin: also answer /_sim/..., which asks for no password
+        :param machine: number of the machine behind the door
         """
+        behind = self.machines.all[machine]
         doors = Doors(
-            self.handle,
-            self.handle_json,
-            OneHost(self.world),
+            partial(self._answer_xml, behind),
+            partial(self._answer_json, behind),
             self.admin if admin else None,
         )
-        certificates = self.world.dom0.root.parent if tls else None
+        certificates = None
+        if tls:
+            home = self.world.dom0.root.parent
+            certificates = home / f"host-{machine}" if machine else home
+            certificates.mkdir(exist_ok=True)
         server = Server(doors, host, port, certificates)
+        behind.doors.append(server)
         self._servers.append(server)
         return server
 
-    def admin(self, path: str, body: dict[str, Any] | None) -> Any:
-        """Answer a request of the test door; None: no such path."""
-        if body is None:
-            answers = {
-                "/sim/requests": self._request_counts,
-                "/sim/inventory": self.inventory,
-                "/sim/ports": lambda: inventory.plugged_ports(self.world),
-            }
-            return answers[path]() if path in answers else None
-        if path == "/sim/faults":
-            self.faults.add(**body)
-            return {}
-        return None
+    def admin(self, target: str, body: bytes | None) -> Any:
+        """Answer a request of the test door, as :func:`admin.answer` does."""
+        return admin.answer(self, target, body)
 
-    def _request_counts(self) -> dict[str, Any]:
-        return {
-            "total": self.requests.total,
-            "by_method": self.requests.by_method,
-            "polls": self.requests.polls,
-        }
+    def _befall(self, what: str, world: World) -> None:
+        """Let something happen to a pool: to its coordinator, or a new one leads."""
+        machine = self.machines.of(world, world.coordinator)
+        if what == "lead":
+            machine = self.machines.next_leader(world)
+        if machine is not None:
+            power.EVENTS[what](machine)
 
-    def close(self) -> None:
-        """Close all doors, end waiting calls and plugin processes."""
-        self.world.closing.set()
-        with self.world.db.changed:
-            self.world.db.changed.notify_all()
+    def close_doors(self) -> None:
+        """Close all doors on TCP."""
+        for machine in self.machines.all:
+            machine.doors.clear()
         for server in self._servers:
             server.close()
         self._servers.clear()
-        self.world.dom0.close()
+
+    def close(self) -> None:
+        """Close all doors, end waiting calls and plugin processes."""
+        worlds = [self.world, *self.machines.worlds()]
+        for world in worlds:
+            world.closing.set()
+            with world.db.changed:
+                world.db.changed.notify_all()
+        self._faults.clear()
+        self.close_doors()
+        for world in worlds:
+            for dom0 in (world.dom0, *world.dom0s.values()):
+                dom0.close()
 
     # what tests look at
 
@@ -165,22 +251,22 @@ class Simulator:
     @property
     def faults(self) -> Faults:
         """Return the rules that make calls fail."""
-        return self.world.faults
+        return self._faults
 
     @property
     def requests(self) -> Requests:
         """Return the counters of calls."""
-        return self._dispatcher.requests
+        return self._requests
 
     @property
     def default_sr_uuid(self) -> str:
         """Return the uuid of the pool's default SR."""
-        return self._uuid("SR", self._pool()["default_SR"])
+        return self._uuid("SR", self._pool_row()["default_SR"])
 
     @property
     def sr_path(self) -> Path:
         """Return the directory of the default SR."""
-        return self.world.stores[self._pool()["default_SR"]].path
+        return self.world.stores[self._pool_row()["default_SR"]].path
 
     @property
     def compute_vm_uuid(self) -> str:
@@ -190,9 +276,9 @@ class Simulator:
     @property
     def host_uuid(self) -> str:
         """Return the uuid of the coordinator."""
-        return self._uuid("host", self._pool()["master"])
+        return self._uuid("host", self._pool_row()["master"])
 
-    def _pool(self) -> dict[str, Any]:
+    def _pool_row(self) -> dict[str, Any]:
         return self.world.db.row("pool", self.world.db.refs("pool")[0])
 
     def _uuid(self, cls: str, ref: str) -> str:

@@ -6,9 +6,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from xenapi_driver.sim.failure import Failure
+from xenapi_driver.sim.failure import ConnectionCut, Failure
 from xenapi_driver.sim.messages import Call
-from xenapi_driver.sim.schema import NULL
 from xenapi_driver.sim.wire import value_xml
 from xenapi_driver.sim.world import World, now
 
@@ -16,7 +15,6 @@ from xenapi_driver.sim.world import World, now
 def start(call: Call, name: str, work: Callable[[Call], Any]) -> str:
     """Begin ``work`` in a thread and return its task's reference."""
     db = call.db
-    hosts = db.refs("host")
     ref = db.create(
         "task",
         {
@@ -24,7 +22,7 @@ def start(call: Call, name: str, work: Callable[[Call], Any]) -> str:
             "created": now(),
             "status": "pending",
             "type": "<none/>",
-            "resident_on": hosts[0] if hosts else NULL,
+            "resident_on": call.world.coordinator,
             "session": call.session,
             "backtrace": "()",
         },
@@ -42,6 +40,9 @@ def _carry_out(call: Call, work: Callable[[Call], Any]) -> None:
     except Failure as failure:
         status = "cancelled" if failure.code == "TASK_CANCELLED" else "failure"
         finish(call.world, call.task, status, error=failure.description)
+    except ConnectionCut as exc:
+        # Nobody holds a connection to a task; to its caller it just failed.
+        finish(call.world, call.task, "failure", error=["INTERNAL_ERROR", str(exc)])
     except Exception as exc:
         # A fault of the simulator itself: the waiting client has to learn of it.
         finish(call.world, call.task, "failure", error=["INTERNAL_ERROR", repr(exc)])

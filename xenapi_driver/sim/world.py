@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the classes of the simulated host share besides the database."""
 
+from __future__ import annotations
+
 import threading
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Protocol
 
 from xenapi_driver.sim.dom0 import Dom0
 from xenapi_driver.sim.faults import Faults
@@ -18,18 +21,29 @@ class Behaviour:
     """How the host and its guests behave where that is a matter of choice.
 
     :ivar login_delay: seconds before a wrong password is refused (5 on a real host)
+    :ivar latency: seconds that each call takes longer
     :ivar agents: every guest has an agent, unless its other_config ``sim:agent`` is
         ``none``; False: only guests with xenstore_data ``vm-data/sim-agent`` have
     :ivar shutdown_timeout: seconds that a clean shutdown waits for a silent guest
         (1200 on a real host)
+    :ivar dead_after: seconds without heartbeats until a host counts as dead
     :ivar block_device_dir: where disks that are plugged into the compute VM appear as
         block devices of this machine; None: nowhere
     """
 
     login_delay: float = 0.0
+    latency: float = 0.0
     agents: bool = True
     shutdown_timeout: float = 1.0
+    dead_after: float = 600.0
     block_device_dir: Path | None = None
+
+
+class Neighbourhood(Protocol):
+    """Who else is there."""
+
+    def worlds(self) -> list[World]:
+        """Return all pools."""
 
 
 @dataclass
@@ -43,7 +57,11 @@ class World:
     :ivar bridges: host reference to the bridges that exist there, but are not made
         by a managed network
     :ivar nics: host reference to the NICs in it, device name to hardware address
+    :ivar first_number: number of the pool's first host, counted through all pools
+    :ivar addresses: where the hosts are reached; made up where there are too few
+    :ivar machines: who stands where, other pools included
     :ivar dom0s: host reference to its dom0, where that is not ``dom0``
+    :ivar dark: references of hosts that do not answer
     :ivar cancelled: references of tasks that somebody cancelled
     """
 
@@ -60,10 +78,46 @@ class World:
     nics: dict[str, dict[str, str]] = field(default_factory=dict)
     dom0s: dict[str, Dom0] = field(default_factory=dict)
     cancelled: set[str] = field(default_factory=set)
+    dark: set[str] = field(default_factory=set)
     closing: threading.Event = field(default_factory=threading.Event)
     compute_vm: str = ""
     next_domid: int = 1
     next_bridge: int = 1
+    first_number: int = 0
+    addresses: tuple[str, ...] = ()
+    machines: Neighbourhood | None = None
+
+    @property
+    def coordinator(self) -> str:
+        """Return the reference of the host that leads the pool."""
+        pool = self.db.refs("pool")[0]
+        return str(self.db.row("pool", pool)["master"])
+
+    def make_coordinator(self, host: str) -> None:
+        """Let a host lead; sessions and tasks are what the old one alone knew."""
+        with self.db.changed:
+            self.db.update("pool", self.db.refs("pool")[0], master=host)
+            self.forget_memory()
+
+    def forget_memory(self) -> None:
+        """Drop what no database keeps: sessions, tasks."""
+        with self.db.changed:
+            for cls in ("task", "session"):
+                for ref in self.db.refs(cls):
+                    if cls == "task":
+                        self.cancelled.add(ref)
+                    self.db.destroy(cls, ref)
+
+    def address(self, number: int) -> str:
+        """Return the management address of the pool's host number ``number``."""
+        if number < len(self.addresses):
+            return self.addresses[number]
+        return f"192.168.66.{10 + self.first_number + number}"
+
+    def neighbours(self) -> list[World]:
+        """Return all pools that can be reached, this one first."""
+        found = [] if self.machines is None else self.machines.worlds()
+        return [self, *(world for world in found if world is not self)]
 
     def dom0_of(self, host: str) -> Dom0:
         """Return the dom0 of a host."""

@@ -118,31 +118,14 @@ def list_methods(call: Call) -> None:
     raise Failure("NOT_IMPLEMENTED", "list_method")
 
 
-@message("host.get_vms_which_prevent_evacuation")
-def get_vms_which_prevent_evacuation(call: Call, host: str) -> dict[str, list[str]]:
-    """Return the guests that have nowhere to go: all, on a pool of one."""
-    guests = [
-        ref
-        for ref in call.db.row("host", host)["resident_VMs"]
-        if not call.db.row("VM", ref)["is_control_domain"]
-    ]
-    return {ref: ["NO_HOSTS_AVAILABLE"] for ref in guests}
-
-
-@message("host.evacuate", "host.assert_can_evacuate")
-def evacuate(call: Call, host: str, *options: object) -> None:
-    """Move guests away; possible where there are none."""
-    if get_vms_which_prevent_evacuation(call, host):
-        raise Failure("NO_HOSTS_AVAILABLE")
-
-
 @message("host.reboot", "host.shutdown")
 def reboot(call: Call, host: str) -> None:
     """Restart the host: it must be disabled and empty."""
     if call.db.row("host", host)["enabled"]:
         raise Failure("HOST_NOT_DISABLED")
-    if get_vms_which_prevent_evacuation(call, host):
-        raise Failure("HOST_HAS_RESIDENT_VMS", host)
+    for vm in call.db.row("host", host)["resident_VMs"]:
+        if not call.db.row("VM", vm)["is_control_domain"]:
+            raise Failure("HOST_HAS_RESIDENT_VMS", host)
     stamp = {
         "boot_time": f"{time.time():.0f}.",
         "agent_start_time": f"{time.time():.0f}.",

@@ -5,7 +5,8 @@ from typing import Any
 
 from xenapi_driver.sim.failure import Failure
 from xenapi_driver.sim.messages import Call, message
-from xenapi_driver.sim.registry import Registry
+from xenapi_driver.sim.registry import Registry, Row
+from xenapi_driver.sim.schema import NULL
 from xenapi_driver.sim.world import World
 
 # A client may not give a bridge such a name ("XAPI today", section 13).
@@ -47,7 +48,7 @@ def _free_bridge(world: World) -> str:
 def destroy(call: Call, ref: str) -> None:
     """Remove a network that nothing is on."""
     row = call.db.row("network", ref)
-    if row["other_config"].get("is_host_internal_management_network") == "true":
+    if _is_internal(row):
         raise Failure("CANNOT_DESTROY_SYSTEM_NETWORK", ref)
     plugged = [
         vif for vif in row["VIFs"] if call.db.row("VIF", vif)["currently_attached"]
@@ -102,3 +103,38 @@ def assert_available(world: World, ref: str, host: str) -> None:
     row = world.db.row("network", ref)
     if not row["managed"] and row["bridge"] not in world.bridges.get(host, ()):
         raise Failure("BRIDGE_NOT_AVAILABLE", row["bridge"])
+
+
+def assert_reachable(world: World, ref: str, host: str, vm: str) -> None:
+    """Refuse a network that a guest cannot have on the host.
+
+    One without NICs lives on the host where it is in use, and nowhere else.
+
+    :raises Failure: VM_REQUIRES_NETWORK, BRIDGE_NOT_AVAILABLE
+    """
+    assert_available(world, ref, host)
+    db = world.db
+    row = db.row("network", ref)
+    if not row["managed"] or _is_internal(row):
+        return
+    if row["PIFs"]:
+        reached = any(db.row("PIF", pif)["host"] == host for pif in row["PIFs"])
+    else:
+        reached = all(used == host for used in _hosts_using(db, row))
+    if not reached:
+        raise Failure("VM_REQUIRES_NETWORK", vm, ref)
+
+
+def _is_internal(row: Row) -> bool:
+    name = "is_host_internal_management_network"
+    return bool(row["other_config"].get(name) == "true")
+
+
+def _hosts_using(db: Registry, row: Row) -> set[str]:
+    """Return the hosts on which a guest is plugged into the network."""
+    found = set()
+    for vif in row["VIFs"]:
+        card = db.row("VIF", vif)
+        if card["currently_attached"]:
+            found.add(db.row("VM", card["VM"])["resident_on"])
+    return found - {NULL}

@@ -24,7 +24,7 @@ def login_with_password(
     return call.db.create(
         "session",
         {
-            "this_host": call.db.refs("host")[0],
+            "this_host": call.world.coordinator,
             "auth_user_name": username,
             "is_local_superuser": True,
             "originator": originator,

@@ -32,7 +32,7 @@ def create(call: Call, label: str, description: str) -> str:
             "created": now(),
             "status": "pending",
             "type": "<none/>",
-            "resident_on": call.db.refs("host")[0],
+            "resident_on": call.world.coordinator,
             "session": call.session,
             "backtrace": "()",
         },

@@ -103,7 +103,7 @@ def plug(call: Call, ref: str) -> None:
         raise Failure("DEVICE_ALREADY_ATTACHED", ref)
     if not states.has_drivers(call.db, row) and not row["is_control_domain"]:
         raise Failure("VM_MISSING_PV_DRIVERS", vm)
-    network.assert_available(call.world, vif["network"], row["resident_on"])
+    network.assert_reachable(call.world, vif["network"], row["resident_on"], vm)
     call.db.update("VIF", ref, currently_attached=True)
 
 
@@ -126,7 +126,7 @@ def move(call: Call, ref: str, target: str) -> None:
     vif = call.db.row("VIF", ref)
     if vif["currently_attached"]:
         host = call.db.row("VM", vif["VM"])["resident_on"]
-        network.assert_available(call.world, target, host)
+        network.assert_reachable(call.world, target, host, vif["VM"])
     call.db.update("VIF", ref, network=target)
 
 

@@ -219,7 +219,7 @@ def set_vcpus_number_live(call: Call, ref: str, number: int) -> None:
     call.db.update("VM", ref, VCPUs_at_startup=number)
 
 
-@message("VM.send_trigger", "VM.send_sysrq", "VM.pool_migrate", "VM.call_plugin")
+@message("VM.send_trigger", "VM.send_sysrq", "VM.call_plugin")
 def not_simulated(call: Call, ref: str, *arguments: object) -> None:
     """Check the power state as a host does; more is not simulated."""
     _require(call, ref, call.method.removeprefix("VM."))
@@ -230,8 +230,13 @@ def not_simulated(call: Call, ref: str, *arguments: object) -> None:
 def power_state_reset(call: Call, ref: str) -> None:
     """Write a VM down as halted; refused while its domain is there."""
     row = call.db.row("VM", ref)
+    host = row["resident_on"]
     if row["power_state"] in ("Running", "Paused"):
-        raise Failure("DOMAIN_EXISTS", ref)
+        if host == call.world.coordinator:
+            raise Failure("DOMAIN_EXISTS", ref)
+        metrics = call.db.row("host", host)["metrics"]
+        if call.db.row("host_metrics", metrics)["live"]:
+            raise Failure("HOST_IS_LIVE", host)
     guests.stop(call.world, ref)
 
 

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the command's machines listen.
+
+The coordinators listen at the address that was asked for, on consecutive ports. On
+the loopback interface every machine has an address of its own besides, 127.0.0.1 and
+those after it, on the same port as its coordinator: a client that is sent from a
+supporter to its coordinator changes the address and keeps the port.
+"""
+
+import argparse
+import ipaddress
+
+from xenapi_driver.sim.server import Server
+from xenapi_driver.sim.simulator import Simulator
+
+_ATTEMPTS = 20
+
+
+def addresses(arguments: argparse.Namespace) -> tuple[str, ...]:
+    """Return the addresses of all machines, () where they can have none."""
+    try:
+        first = ipaddress.IPv4Address(arguments.host)
+    except ValueError:
+        return ()
+    if not first.is_loopback:
+        return ()
+    count = arguments.hosts * arguments.pools
+    return tuple(str(first + number) for number in range(count))
+
+
+def open_doors(
+    simulator: Simulator, arguments: argparse.Namespace
+) -> list[tuple[Server, str]]:
+    """Open the doors; return each with what is to be said of it.
+
+    :raises OSError: a port is taken
+    """
+    attempts = 1 if arguments.port else _ATTEMPTS
+    for left in reversed(range(attempts)):
+        opened: list[tuple[Server, str]] = []
+        try:
+            _open_all(simulator, arguments, opened)
+        except OSError:
+            simulator.close_doors()
+            if not left:
+                raise
+        else:
+            return opened
+    raise OSError("no free ports in a row")
+
+
+def _open_all(
+    simulator: Simulator,
+    arguments: argparse.Namespace,
+    opened: list[tuple[Server, str]],
+) -> None:
+    base, extra = arguments.port, []
+    own = addresses(arguments)
+    for pool in range(arguments.pools):
+        for host in range(arguments.hosts):
+            number = pool * arguments.hosts + host
+            where, port, who = arguments.host, base + pool, ""
+            if host:
+                who = f" host {host + 1} of pool {pool + 1}"
+                # Without addresses of their own, supporters come after all pools.
+                after = arguments.pools + number - pool - 1
+                where = own[number] if own else arguments.host
+                port = base + (pool if own else after)
+            elif pool:
+                who = f" pool {pool + 1}"
+            server = simulator.serve(
+                where, port, arguments.tls, arguments.admin, number
+            )
+            opened.append((server, who))
+            base = base or server.port
+            if own and where != own[number]:
+                extra.append((own[number], server.port, number))
+    for where, port, number in extra:
+        simulator.serve(where, port, arguments.tls, arguments.admin, number)

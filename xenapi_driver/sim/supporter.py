@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a host answers that is not its pool's coordinator.
+
+It sends nearly every caller to the coordinator. What is left are logins against its
+own password, and what helps when the coordinator is lost.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from xenapi_driver.sim.failure import Failure
+from xenapi_driver.sim.machines import Machine, is_slave
+
+_LOCAL_LOGIN = "session.slave_local_login_with_password"
+_WITHOUT_SESSION = ("system.listMethods", "system.isAlive")
+_EMERGENCY = (
+    "host.is_in_emergency_mode",
+    "pool.emergency_transition_to_master",
+    "pool.emergency_reset_master",
+)
+
+Execute = Callable[[str, list[Any]], Any]
+
+
+def answer(machine: Machine, method: str, params: list[Any], execute: Execute) -> Any:
+    """Carry out what a supporter can, through ``execute``.
+
+    :raises Failure: HOST_IS_SLAVE with the coordinator's address, and what
+        ``execute`` raises
+    """
+    if method.startswith(_WITHOUT_SESSION):
+        return execute(method, params)
+    if method == _LOCAL_LOGIN:
+        return _login(machine, params)
+    session = params[0] if params and isinstance(params[0], str) else ""
+    if session not in machine.local_sessions:
+        raise is_slave(machine)
+    if method == "session.local_logout":
+        machine.local_sessions.discard(session)
+        return ""
+    if method == "host.is_in_emergency_mode":
+        return not _coordinator_runs(machine)
+    if method == "pool.emergency_transition_to_master":
+        return _take_over(machine)
+    if method in _EMERGENCY:
+        return ""
+    raise is_slave(machine)
+
+
+def _login(machine: Machine, params: list[Any]) -> str:
+    world = machine.world
+    if params[:2] != [world.username, world.password]:
+        user = str(params[0]) if params else ""
+        raise Failure("SESSION_AUTHENTICATION_FAILED", user, "Authentication failure")
+    session = world.db.new_ref()
+    machine.local_sessions.add(session)
+    return session
+
+
+def _coordinator_runs(machine: Machine) -> bool:
+    return machine.world.coordinator not in machine.world.dark
+
+
+def _take_over(machine: Machine) -> str:
+    """Become the coordinator, because the old one is lost."""
+    if _coordinator_runs(machine):
+        raise Failure("HOST_MASTER_CANNOT_TALK_BACK", machine.address)
+    machine.world.make_coordinator(machine.host)
+    return ""
