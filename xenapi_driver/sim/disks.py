@@ -19,6 +19,7 @@ from xenapi_driver.sim.storage import (
     NoSpace,
     SrStore,
     VhdInfo,
+    parts,
 )
 from xenapi_driver.sim.world import World
 
@@ -80,10 +81,8 @@ def vhds_of(world: World, sr: str, feature: str = "") -> SrStore:
 
 def stage_copy(source: Store, name: str, target: Store, new: str) -> None:
     """Write what a disk holds into a file that ``target`` must publish or discard."""
-    if isinstance(source, SrStore) and isinstance(target, SrStore):
-        source.stage(name, new, target)
-    else:
-        target.stage_data(new, source.virtual_size(name), source.data(name))
+    with source.open(name) as disk:
+        target.stage_data(new, disk.virtual_size, parts(disk))
 
 
 def facts(store: Store, info: VhdInfo) -> dict[str, Any]:

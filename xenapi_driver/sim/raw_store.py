@@ -2,6 +2,8 @@
 """A library of raw images: a directory of ``*.iso`` and ``*.img`` files."""
 
 import contextlib
+import errno
+import os
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -10,13 +12,54 @@ from typing import IO
 from xenapi_driver.sim.storage import (
     Broken,
     Missing,
-    NoSpace,
+    Room,
     VhdInfo,
+    parts,
     used_bytes,
 )
 
 _SUFFIXES = (".iso", ".img")
-_STEP = 1024 * 1024
+_BLOCK = 2 * 1024 * 1024
+
+
+class RawImage:
+    """An opened image.
+
+    :ivar virtual_size: its size in bytes
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.virtual_size = os.fstat(file.fileno()).st_size
+
+    @property
+    def blocks(self) -> list[int]:
+        """Numbers of the blocks of 2 MiB that are no holes."""
+        found: set[int] = set()
+        end = 0
+        while end < self.virtual_size:
+            try:
+                start = os.lseek(self._file.fileno(), end, os.SEEK_DATA)
+            except OSError as error:
+                if error.errno == errno.ENXIO:  # only a hole follows
+                    break
+                raise
+            end = os.lseek(self._file.fileno(), start, os.SEEK_HOLE)
+            found.update(range(start // _BLOCK, -(-end // _BLOCK)))
+        return sorted(found)
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return bytes of it."""
+        return os.pread(self._file.fileno(), length, offset)
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Write bytes into it; it never grows.
+
+        :raises Broken: they would lie outside
+        """
+        if offset < 0 or offset + len(data) > self.virtual_size:
+            raise Broken(f"{len(data)} bytes at {offset} are not inside the image.")
+        os.pwrite(self._file.fileno(), data, offset)
 
 
 class RawStore:
@@ -47,22 +90,26 @@ class RawStore:
 
     def create(self, name: str, size: int) -> None:
         """Make an image of zeros; it takes no room yet."""
-        path = self.path_of(name)
+        path, part = self.path_of(name), self._staged(name)
+        with open(part, "wb") as file:
+            file.truncate(size)
         try:
-            with open(path, "xb") as file:
-                file.truncate(size)
+            os.link(part, path)
         except FileExistsError:
             raise Broken(f"{name} exists already.") from None
+        finally:
+            part.unlink()
 
     def stage_data(
-        self, name: str, size: int, parts: Iterable[tuple[int, bytes]]
+        self, name: str, size: int, content: Iterable[tuple[int, bytes]]
     ) -> None:
         """Write an image that a scan does not find before it is published."""
+        room = Room(self)
         try:
             with open(self._staged(name), "wb") as file:
                 file.truncate(size)
-                for offset, data in parts:
-                    self._require(len(data))
+                for offset, data in content:
+                    room.take(len(data))
                     file.seek(offset)
                     file.write(data)
         except BaseException:
@@ -73,6 +120,10 @@ class RawStore:
         """Make a staged image one of the library."""
         self._staged(name).rename(self.path_of(name))
 
+    def replace(self, name: str) -> None:
+        """Put a staged image in the place of one that there is."""
+        self._staged(name).replace(self.path_of(name))
+
     def discard(self, name: str) -> None:
         """Remove a staged image; one that was published stays."""
         self._staged(name).unlink(missing_ok=True)
@@ -80,17 +131,12 @@ class RawStore:
     def _staged(self, name: str) -> Path:
         return self.path_of(name).with_suffix(".copying")
 
-    def _require(self, size: int) -> None:
-        if self.used_bytes() + size > self.size_bytes:
-            raise NoSpace(f"{size} bytes more do not fit.")
-
-    def destroy(self, name: str) -> list[str]:
+    def destroy(self, name: str) -> None:
         """Remove an image."""
         try:
             self.path_of(name).unlink()
         except FileNotFoundError:
             raise Missing(f"There is no image {name}.") from None
-        return [name]
 
     def scan(self) -> dict[str, VhdInfo]:
         """Return every image by its file's name."""
@@ -106,38 +152,35 @@ class RawStore:
 
     def data(self, name: str) -> Iterator[tuple[int, bytes]]:
         """Yield offset and content of the parts that are not all zeros."""
-        with self._open(name, "rb") as file:
-            offset = 0
-            while chunk := file.read(_STEP):
-                if chunk.strip(b"\0"):
-                    yield offset, chunk
-                offset += len(chunk)
+        with self.open(name) as image:
+            yield from parts(image)
 
     def virtual_size(self, name: str) -> int:
         """Return the size of an image."""
-        with self._open(name, "rb"):
-            return self.path_of(name).stat().st_size
+        with self.open(name) as image:
+            return image.virtual_size
 
     def read(self, name: str, offset: int, length: int) -> bytes:
         """Return bytes of an image."""
-        with self._open(name, "rb") as file:
-            file.seek(offset)
-            return bytes(file.read(length))
+        with self.open(name) as image:
+            return image.read(offset, length)
 
     def write(self, name: str, offset: int, data: bytes) -> None:
         """Write into an image; it never grows."""
-        with self._lock, self._open(name, "r+b") as file:
-            if offset + len(data) > self.path_of(name).stat().st_size:
-                raise Broken(f"{len(data)} bytes at {offset} are not inside {name}.")
-            self._require(len(data))
-            file.seek(offset)
-            file.write(data)
+        with self._lock, self.open(name, writable=True) as image:
+            Room(self).take(len(data))
+            image.write(offset, data)
 
     @contextlib.contextmanager
-    def _open(self, name: str, mode: str) -> Iterator[IO[bytes]]:
+    def open(self, name: str, writable: bool = False) -> Iterator[RawImage]:
+        """Open an image.
+
+        :raises Missing: there is none of this name
+        """
+        mode = "r+b" if writable else "rb"
         try:
             file = open(self.path_of(name), mode)  # noqa: SIM115 (closed below)
         except FileNotFoundError:
             raise Missing(f"There is no image {name}.") from None
         with file:
-            yield file
+            yield RawImage(file)

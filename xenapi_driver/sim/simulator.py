@@ -17,6 +17,7 @@ from xenapi_driver.sim import (
     supporter,
     wire,
 )
+from xenapi_driver.sim.collector import Collector
 from xenapi_driver.sim.dispatch import Dispatcher, Requests
 from xenapi_driver.sim.dom0 import SR_MOUNT, Dom0, find_dom0_python
 from xenapi_driver.sim.failure import ConnectionCut, Failure
@@ -80,6 +81,7 @@ class Simulator:
         self._requests = Requests()
         self._faults = Faults(self._befall)
         self._servers: list[Server] = []
+        self._collectors: list[Collector] = []
         self._dispatchers: dict[int, Dispatcher] = {}
         self.machines = Machines(self._reinstall)
         for number in range(self._setup.pools):
@@ -109,6 +111,9 @@ class Simulator:
         for number, host in enumerate(world.db.refs("host")):
             if number:
                 world.dom0s[host] = self._dom0_beside(world.dom0, number + 1)
+        collector = Collector(world)
+        world.collect = collector.kick
+        self._collectors.append(collector)
         return world
 
     def _dom0_beside(self, first: Dom0, number: int) -> Dom0:
@@ -238,6 +243,8 @@ class Simulator:
                 world.db.changed.notify_all()
         self._faults.clear()
         self.close_doors()
+        for collector in self._collectors:
+            collector.close()
         for world in worlds:
             for dom0 in (world.dom0, *world.dom0s.values()):
                 dom0.close()
@@ -245,8 +252,13 @@ class Simulator:
     # what tests look at
 
     def inventory(self) -> dict[str, Any]:
-        """Return a summary of what exists now."""
+        """Return a summary of what exists, once the garbage is collected."""
+        self.settle_storage()
         return inventory.inventory(self.world)
+
+    def settle_storage(self, timeout: float = 30.0) -> bool:
+        """Wait until no garbage of any SR is left; return whether so in time."""
+        return all(collector.wait(timeout) for collector in self._collectors)
 
     @property
     def faults(self) -> Faults:

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import threading
 import uuid as uuidlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
-from xenapi_driver.sim import vhd
+from xenapi_driver.sim import sr_recovery, vhd
 from xenapi_driver.sim.vhd_chain import MAX_CHAIN, Chain
 
 
@@ -73,6 +75,33 @@ def _is_uuid(name: str) -> bool:
         return False
 
 
+class SizedStore(Protocol):
+    """Files with a limit to the bytes that they may take."""
+
+    size_bytes: int
+
+    def used_bytes(self) -> int:
+        """Return the bytes that are taken."""
+
+
+class Content(Protocol):
+    """An opened disk, whatever is below it."""
+
+    @property
+    def virtual_size(self) -> int:
+        """Its size in bytes."""
+
+    @property
+    def blocks(self) -> list[int]:
+        """Numbers of its blocks of 2 MiB that may hold data."""
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return bytes of it."""
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Write bytes into it; it never grows."""
+
+
 class SrStore:
     """The disks of one SR. Safe to share between threads.
 
@@ -90,6 +119,7 @@ class SrStore:
         # One operation at a time, as the SR lock of a storage manager does.
         self._lock = threading.RLock()
         path.mkdir(parents=True, exist_ok=True)
+        sr_recovery.recover(path)
 
     def path_of(self, uuid: str) -> Path:
         """Return the file of a disk, whether or not it exists."""
@@ -113,7 +143,7 @@ class SrStore:
         """Make an empty disk; its size is rounded up to whole VHD blocks."""
         path, size = self.path_of(uuid), _size(virtual_size)
         with self._lock, _as_broken(uuid):
-            self._require(vhd.overhead(size) + (size if self._thick else 0))
+            Room(self).take(vhd.overhead(size) + (size if self._thick else 0))
             _create(path, size)
 
     def clone(self, uuid: str, leaf_uuid: str, parent_uuid: str) -> str | None:
@@ -128,12 +158,12 @@ class SrStore:
         """
         source, leaf = self.path_of(uuid), self.path_of(leaf_uuid)
         base = self.path_of(parent_uuid)
-        with self._lock, self._open(uuid) as chain:
+        with self._lock, self.open(uuid) as chain:
             size = chain.virtual_size
             own = chain.links[0]
             if own.footer.hidden:
                 raise Broken(f"{uuid} is a base copy.")
-            self._require(2 * vhd.overhead(size) + (size if self._thick else 0))
+            Room(self).take(2 * vhd.overhead(size) + (size if self._thick else 0))
             if not own.blocks and len(chain.links) > 1:
                 _create(leaf, size, chain.links[1].path)
                 return None
@@ -141,11 +171,7 @@ class SrStore:
                 raise ChainTooLong(f"The chain of {uuid} is {MAX_CHAIN} disks deep.")
             if base.exists() or leaf.exists():
                 raise Broken(f"{parent_uuid} or {leaf_uuid} exists already.")
-            source.rename(base)
-            with vhd.VhdFile(base, writable=True) as parent:
-                parent.hide()
-            base.chmod(0o444)
-            _create(source, size, base)
+            sr_recovery.put_on_base(source, base)
             _create(leaf, size, base)
             return parent_uuid
 
@@ -159,30 +185,25 @@ class SrStore:
             store.discard(new_uuid)
 
     def stage(self, uuid: str, new_uuid: str, dest: SrStore) -> None:
-        """Write a copy that is no disk yet: ``dest`` must publish or discard it."""
-        # The source's lock is not held: opened files stay readable whatever
-        # happens to the chain meanwhile.
-        with self._open(uuid) as source, dest._lock, _as_broken(new_uuid):
-            size = source.virtual_size
-            need = len(source.blocks) * (vhd.BLOCK_SIZE + vhd.PAGE)
-            dest._require(vhd.overhead(size) + need)
-            try:
-                _copy_blocks(source, dest._staged(new_uuid))
-            except BaseException:
-                dest.discard(new_uuid)
-                raise
+        """Write a copy that is no disk yet: ``dest`` must publish or discard it.
+
+        No lock is held: opened files stay readable whatever happens to the chain.
+        """
+        with self.open(uuid) as source:
+            dest.stage_data(new_uuid, source.virtual_size, parts(source))
 
     def stage_data(
-        self, uuid: str, size: int, parts: Iterable[tuple[int, bytes]]
+        self, uuid: str, size: int, content: Iterable[tuple[int, bytes]]
     ) -> None:
         """Write a disk of this content that is no disk yet, as :meth:`stage` does."""
-        with self._lock, _as_broken(uuid):
-            self._require(vhd.overhead(_size(size)))
+        with _as_broken(uuid):
+            room = Room(self)
+            room.take(vhd.overhead(_size(size)))
             try:
                 vhd.create(self._staged(uuid), _size(size))
                 with Chain(self._staged(uuid), writable=True) as chain:
-                    for offset, data in parts:
-                        self._require(len(data))
+                    for offset, data in content:
+                        room.take(len(data))
                         chain.write(offset, data)
             except BaseException:
                 self.discard(uuid)
@@ -195,6 +216,11 @@ class SrStore:
             if target.exists():
                 raise Broken(f"{uuid} exists already.")
             self._staged(uuid).rename(target)
+
+    def replace(self, uuid: str) -> None:
+        """Put a staged disk in the place of one that there is."""
+        with self._lock:
+            self._staged(uuid).replace(self.path_of(uuid))
 
     def discard(self, uuid: str) -> None:
         """Remove a staged copy; one that was published stays."""
@@ -209,21 +235,29 @@ class SrStore:
         :raises BadSize: it would shrink, or is larger than a VHD can be
         """
         size = _size(new_size)
-        with self._lock, self._open(uuid) as chain:
+        with self._lock, self.open(uuid) as chain:
             if size < vhd.round_size(chain.virtual_size):
                 raise BadSize(f"{uuid} cannot shrink to {new_size} bytes.")
             if size <= chain.virtual_size:
                 return
             # A few first blocks may move to make room for a larger table.
             growth = size - chain.virtual_size if self._thick else vhd.BLOCK_SIZE
-            self._require(vhd.overhead(size) + growth)
-            with vhd.VhdFile(self.path_of(uuid), writable=True) as leaf:
-                leaf.grow(size)
+            Room(self).take(vhd.overhead(size) + growth)
+            self.grow(uuid, size)
 
-    def destroy(self, uuid: str) -> list[str]:
-        """Remove a disk and the base copies that nothing needs any more.
+    def grow(self, uuid: str, size: int) -> None:
+        """Make one file larger: its table moves, so that is done with a copy."""
+        try:
+            shutil.copyfile(self.path_of(uuid), self._staged(uuid))
+            with vhd.VhdFile(self._staged(uuid), writable=True) as disk:
+                disk.grow(size)
+            self.replace(uuid)
+        finally:
+            self.discard(uuid)
 
-        :returns: uuids of the disks that vanished, this one first
+    def destroy(self, uuid: str) -> None:
+        """Remove a disk; base copies that it leaves behind are the collector's.
+
         :raises Broken: other disks are based on it
         """
         with self._lock:
@@ -232,20 +266,7 @@ class SrStore:
                 raise Missing(f"There is no disk {uuid}.")
             if uuid in parents.values():
                 raise Broken(f"Other disks are based on {uuid}.")
-            gone = []
-            victim: str | None = uuid
-            while victim is not None:
-                self.path_of(victim).unlink()
-                parent = parents.pop(victim)
-                gone.append(victim)
-                victim = parent if self._is_garbage(parent, parents) else None
-            return gone
-
-    def _is_garbage(self, uuid: str | None, parents: dict[str, str | None]) -> bool:
-        if uuid not in parents or uuid in parents.values():
-            return False
-        with self._file(uuid) as disk:
-            return disk.footer.hidden
+            self.path_of(uuid).unlink()
 
     def _parents(self) -> dict[str, str | None]:
         """Return the uuid of each disk's parent; of broken disks that are there too."""
@@ -295,22 +316,17 @@ class SrStore:
 
     def virtual_size(self, uuid: str) -> int:
         """Return the size of a disk as its guest sees it."""
-        with self._open(uuid) as chain:
+        with self.open(uuid) as chain:
             return chain.virtual_size
 
     def data(self, uuid: str) -> Iterator[tuple[int, bytes]]:
         """Yield offset and content of the blocks that are not all zeros."""
-        with self._open(uuid) as chain:
-            for block in chain.blocks:
-                offset = block * vhd.BLOCK_SIZE
-                length = min(vhd.BLOCK_SIZE, chain.virtual_size - offset)
-                content = chain.read(offset, length)
-                if content.strip(b"\0"):
-                    yield offset, content
+        with self.open(uuid) as chain:
+            yield from parts(chain)
 
     def read(self, uuid: str, offset: int, length: int) -> bytes:
         """Return bytes of the disk as its guest sees them."""
-        with self._lock, self._open(uuid) as chain:
+        with self._lock, self.open(uuid) as chain:
             return chain.read(offset, length)
 
     def write(self, uuid: str, offset: int, data: bytes) -> None:
@@ -322,23 +338,27 @@ class SrStore:
             self._write(uuid, offset, data)
 
     def _write(self, uuid: str, offset: int, data: bytes) -> None:
-        with self._open(uuid, writable=True) as chain:
+        with self.open(uuid, writable=True) as chain:
             first, last = offset // vhd.BLOCK_SIZE, offset + len(data)
             touched = set(range(first, -(-last // vhd.BLOCK_SIZE)))
             fresh = len(touched.difference(chain.links[0].blocks))
             if fresh and not self._thick:
-                self._require(fresh * (vhd.BLOCK_SIZE + vhd.PAGE))
+                Room(self).take(fresh * (vhd.BLOCK_SIZE + vhd.PAGE))
             chain.write(offset, data)
 
-    def _require(self, size: int) -> None:
-        used = self.used_bytes()
-        if used + size > self.size_bytes:
-            raise NoSpace(
-                f"{size} bytes more do not fit: {used} of {self.size_bytes} are used."
-            )
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep others from changing the SR."""
+        with self._lock:
+            yield
 
     @contextlib.contextmanager
-    def _open(self, uuid: str, writable: bool = False) -> Iterator[Chain]:
+    def open(self, uuid: str, writable: bool = False) -> Iterator[Chain]:
+        """Open a disk as its guest sees it.
+
+        :raises Missing: there is no such disk
+        :raises Broken: a file of its chain is damaged or missing
+        """
         path = self.path_of(uuid)
         with _as_broken(uuid):
             with self._lock:
@@ -357,6 +377,33 @@ class SrStore:
                 raise Missing(f"There is no disk {uuid}.") from None
             with disk:
                 yield disk
+
+
+class Room:
+    """What is left of an SR when a piece of work begins, and while it goes on."""
+
+    def __init__(self, store: SizedStore) -> None:
+        self._used, self._size = store.used_bytes(), store.size_bytes
+
+    def take(self, size: int) -> None:
+        """Count bytes that are about to be written.
+
+        :raises NoSpace: they do not fit any more
+        """
+        if self._used + size > self._size:
+            raise NoSpace(
+                f"{size} bytes more do not fit: {self._used} of {self._size} are used."
+            )
+        self._used += size
+
+
+def parts(disk: Content) -> Iterator[tuple[int, bytes]]:
+    """Yield offset and content of the blocks of a disk that are not all zeros."""
+    for block in disk.blocks:
+        offset = block * vhd.BLOCK_SIZE
+        data = disk.read(offset, min(vhd.BLOCK_SIZE, disk.virtual_size - offset))
+        if data.strip(b"\0"):
+            yield offset, data
 
 
 def _size(virtual_size: int) -> int:
@@ -380,16 +427,3 @@ def _as_broken(uuid: str) -> Iterator[None]:
         yield
     except vhd.BadVhd as error:
         raise Broken(f"uuid={uuid}: {error}") from error
-
-
-def _copy_blocks(source: Chain, target: Path) -> None:
-    """Write a flat VHD of what ``source`` reads as; blocks of zeros are left out."""
-    vhd.create(target, source.virtual_size)
-    with Chain(target, writable=True) as copy:
-        for block in source.blocks:
-            offset = block * vhd.BLOCK_SIZE
-            data = source.read(
-                offset, min(vhd.BLOCK_SIZE, source.virtual_size - offset)
-            )
-            if data.strip(b"\0"):
-                copy.write(offset, data)

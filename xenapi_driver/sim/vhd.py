@@ -176,7 +176,7 @@ def _batmap(entries: int, offset: int) -> bytes:
     return raw.ljust(SECTOR + size, b"\0")
 
 
-def _metadata(header: Header) -> tuple[bytes, int]:
+def metadata(header: Header) -> tuple[bytes, int]:
     """Return the header and what follows the BAT, and the offset of the latter.
 
     Behind the BAT, padded to a sector, come the batmap and the locators.
@@ -220,10 +220,15 @@ def overhead(virtual_size: int) -> int:
 
 
 def create(
-    path: Path, virtual_size: int, parent: Path | None = None, hidden: bool = False
+    path: Path,
+    virtual_size: int,
+    parent: Path | None = None,
+    hidden: bool = False,
+    parent_name: str = "",
 ) -> None:
     """Write an empty VHD; with ``parent`` (same directory) a differencing one.
 
+    :param parent_name: the file name that the parent is about to get, if another
     :raises FileExistsError: ``path`` is there already
     :raises BadVhd: the size is not possible, or the parent is no VHD
     """
@@ -240,16 +245,60 @@ def create(
         header = replace(
             header,
             parent_uuid=parent_uuid,
-            parent=parent.name,
+            parent=parent_name or parent.name,
             parent_timestamp=max(0, stamp),
         )
     footer = Footer(
         virtual_size, kind, uuidlib.uuid4(), hidden, virtual_size, _now()
     ).pack()
-    meta, start = _metadata(header)
+    meta, start = metadata(header)
     table = (b"\xff" * entries * 4).ljust(start - header.table_offset, b"\0")
-    with open(path, "xb") as file:
-        file.write(footer + meta[:HEADER_SIZE] + table + meta[HEADER_SIZE:] + footer)
+    # Whoever is killed meanwhile leaves no half of a disk under its name.
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(footer + meta[:HEADER_SIZE] + table + meta[HEADER_SIZE:] + footer)
+    try:
+        os.link(part, path)
+    finally:
+        part.unlink()
+
+
+def relink(path: Path, parent: Path) -> None:
+    """Let a differencing disk name another parent in the same directory.
+
+    What the disk says of its old parent is not looked at: an earlier attempt may
+    have been interrupted.
+
+    :raises BadVhd: it is no differencing disk, or names its parent in no known way
+    """
+    with VhdFile(parent) as base:
+        parent_uuid = base.footer.uuid
+    texts = dict(_locator_texts(parent.name))
+    with open(path, "r+b") as file:
+        if Footer.unpack(file.read(FOOTER_SIZE)).kind != DIFFERENCING:
+            raise BadVhd("not a differencing disk")
+        fields = list(_HEADER.unpack(file.read(HEADER_SIZE)))
+        table = b""
+        for code, space, length, zero, offset in _LOCATOR.iter_unpack(fields[10]):
+            if code in texts:
+                # Some writers count the space in sectors, some in bytes.
+                room = space * SECTOR if space < SECTOR else space
+                length = len(texts[code])
+                if length > room:
+                    raise BadVhd("no room for the name of another parent")
+                file.seek(offset)
+                file.write(texts[code].ljust(room, b"\0"))
+            table += _LOCATOR.pack(code, space, length, zero, offset)
+        if table == bytes(len(table)):
+            raise BadVhd("differencing disk without a parent locator")
+        fields[6:11] = [
+            0,
+            parent_uuid.bytes,
+            max(0, int(parent.stat().st_mtime) - EPOCH),
+            parent.name.encode("utf-16-be"),
+            table,
+        ]
+        file.seek(FOOTER_SIZE)
+        file.write(_sealed(_HEADER.pack(*fields), 36))
 
 
 class VhdFile:
@@ -444,15 +493,18 @@ class VhdFile:
 
     def write_sectors(self, block: int, first: int, data: bytes) -> None:
         """Write whole sectors into one block; allocates it where needed."""
-        if self.header is not None:
-            if self.bat[block] == UNUSED:
-                self._allocate(block)
-            offset = self.bat[block] * SECTOR
-            bitmap = bytearray(self._at(offset, BITMAP_SIZE))
-            for sector in range(first, first + len(data) // SECTOR):
-                bitmap[sector >> 3] |= 0x80 >> (sector & 7)
-            self._put(offset, bytes(bitmap))
+        if self.header is not None and self.bat[block] == UNUSED:
+            self._allocate(block)
         self._put(self._data_offset(block) + first * SECTOR, data)
+        if self.header is None:
+            return
+        offset = self.bat[block] * SECTOR
+        bitmap = bytearray(self._at(offset, BITMAP_SIZE))
+        before = bytes(bitmap)
+        for sector in range(first, first + len(data) // SECTOR):
+            bitmap[sector >> 3] |= 0x80 >> (sector & 7)
+        if bitmap != before:
+            self._put(offset, bytes(bitmap))
 
     def _next_free(self) -> int:
         """Return where the next block starts, its data on a page boundary."""
@@ -460,11 +512,13 @@ class VhdFile:
 
     def _allocate(self, block: int) -> None:
         assert self.header is not None  # noqa: S101 - told by the caller
-        offset = self._next_free()
-        # The old footer lies where the new block or the gap before it begins.
-        self._put(self._end, bytes(offset + BITMAP_SIZE - self._end))
+        offset, old_end = self._next_free(), self._end
+        # In this order the file is whole at any moment: there is a footer at its
+        # end first, then an empty block that the table may name.
         self._end = offset + BITMAP_SIZE + BLOCK_SIZE
         self._put(self._end, self._raw_footer())
+        # The old footer lies where the new block or the gap before it begins.
+        self._put(old_end, bytes(offset + BITMAP_SIZE - old_end))
         self.bat[block] = offset // SECTOR
         entry = struct.pack(">I", self.bat[block])
         self._put(self.header.table_offset + block * 4, entry)
@@ -473,12 +527,12 @@ class VhdFile:
         """Return the footer's bytes as the file's own copy at the start has them."""
         return self._at(0, FOOTER_SIZE)
 
-    def hide(self) -> None:
+    def hide(self, hidden: bool = True) -> None:
         """Mark the disk hidden, as a base copy is: the leaves on it are seen."""
         raw = bytearray(self._at(self._end, FOOTER_SIZE))
-        raw[85] = 1
+        raw[85] = int(hidden)
         sealed = _sealed(bytes(raw), 64)
-        self.footer = replace(self.footer, hidden=True)
+        self.footer = replace(self.footer, hidden=hidden)
         self._put(self._end, sealed)
         if self.header is not None:
             self._put(0, sealed)
@@ -498,7 +552,7 @@ class VhdFile:
         header = replace(
             self.header, entries=entries, table_offset=FOOTER_SIZE + HEADER_SIZE
         )
-        meta, start = _metadata(header)
+        meta, start = metadata(header)
         end = start + len(meta) - HEADER_SIZE
         bat = self.bat + [UNUSED] * (entries - len(self.bat))
         blocks = sorted(n for n, sector in enumerate(bat) if sector != UNUSED)

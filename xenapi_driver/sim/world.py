@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -54,6 +55,8 @@ class World:
     :ivar media: uuid of each SR that was ever made to its kind and device_config;
         a probe finds it there
     :ivar sr_size: bytes of an SR that is made later
+    :ivar held_disks: uuids of disks whose files must stay as they are for a while
+    :ivar collect: has the storage manager's garbage collector look at an SR
     :ivar bridges: host reference to the bridges that exist there, but are not made
         by a managed network
     :ivar nics: host reference to the NICs in it, device name to hardware address
@@ -74,6 +77,8 @@ class World:
     stores: dict[str, Store] = field(default_factory=dict)
     media: dict[str, tuple[str, dict[str, str]]] = field(default_factory=dict)
     sr_size: int = 100 * 1024**3
+    held_disks: set[str] = field(default_factory=set)
+    collect: Callable[[str], None] = field(default=lambda sr: None)
     bridges: dict[str, set[str]] = field(default_factory=dict)
     nics: dict[str, dict[str, str]] = field(default_factory=dict)
     dom0s: dict[str, Dom0] = field(default_factory=dict)

@@ -131,9 +131,13 @@ def probe_ext(call: Call, host: str, *arguments: object) -> None:
 
 @message("SR.scan")
 def scan(call: Call, ref: str) -> None:
-    """Take disks that appeared on the SR into the database, drop vanished ones."""
+    """Take disks that appeared on the SR into the database, drop vanished ones.
+
+    It also has the storage manager collect its garbage.
+    """
     disks.require_attached(call.world, ref)
     disks.scan(call.world, ref)
+    call.world.collect(ref)
 
 
 @message("SR.update")

@@ -211,8 +211,7 @@ def _copy_into(call: Call, ref: str, into: str) -> str:
     with disks.backend_errors():
         try:
             disks.stage_copy(origin, source["location"], store, name)
-            store.destroy(name)
-            store.publish(name)
+            store.replace(name)
         finally:
             store.discard(name)
         if isinstance(store, SrStore):
@@ -265,6 +264,7 @@ def destroy(call: Call, ref: str) -> None:
         store.destroy(row["location"])
     disks.drop(call.world, ref)
     disks.scan(call.world, sr)
+    call.world.collect(sr)
 
 
 @message("VDI.forget")

@@ -64,6 +64,7 @@ def data_destroy(call: Call, ref: str) -> None:
         store.destroy(row["location"])
     call.db.update("VDI", ref, type="cbt_metadata", physical_utilisation=0)
     disks.scan(call.world, row["SR"])
+    call.world.collect(row["SR"])
 
 
 @message("VDI.checksum", blocking=True)
