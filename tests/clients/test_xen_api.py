@@ -87,7 +87,9 @@ def client(any_host):
 def plain(cls, records):
     """Return records without what changes untold."""
     return {
-        ref: {key: value for key, value in rec.items() if key not in UNTOLD.get(cls, ())}
+        ref: {
+            key: value for key, value in rec.items() if key not in UNTOLD.get(cls, ())
+        }
         for ref, rec in records.items()
     }
 

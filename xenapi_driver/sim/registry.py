@@ -19,6 +19,7 @@ from typing import Any
 
 from xenapi_driver.sim.failure import Failure, handle_invalid
 from xenapi_driver.sim.schema import NULL, Schema
+from xenapi_driver.sim.worked_out import Source, WorkedOut
 
 # Deletions kept a table before the older half is forgotten ("XAPI today", 4).
 MAX_DELETIONS = 512
@@ -106,6 +107,7 @@ class Registry:
         self.generation = 1
         self.visited = 0
         self._computed = computed
+        self._worked_out = WorkedOut(self)
         self._tables = {name: self._table(name) for name in schema.classes}
         # Class and reference of every object, the last changed one last.
         self._order: OrderedDict[tuple[str, str], None] = OrderedDict()
@@ -170,7 +172,17 @@ class Registry:
         """Return one field as a client sees it."""
         row = self.row(cls, ref)
         compute = self._computed.get((cls, name))
-        return compute(self, ref, row) if compute else row[name]
+        if compute is None:
+            return row[name]
+        return self._worked_out.value((cls, ref, name), compute)
+
+    def sources(self, cls: str, ref: str, name: str) -> set[Source]:
+        """Return what a field was made of that is worked out, else nothing."""
+        return self._worked_out.sources((cls, ref, name))
+
+    def settle(self) -> None:
+        """Make the events of fields that are worked out; before a look at events."""
+        self._worked_out.settle()
 
     def record(self, cls: str, ref: str) -> Row:
         """Return the record as a client sees it."""
@@ -179,7 +191,7 @@ class Registry:
         for name in table.hidden:
             del record[name]
         for name, compute in table.computed:
-            record[name] = compute(self, ref, row)
+            record[name] = self._worked_out.value((cls, ref, name), compute)
         return record
 
     def view(self, cls: str, ref: str) -> "View":
@@ -275,6 +287,7 @@ class Registry:
                 table.enter(name, row[name], ref)
             for name, target in self._owned.get(cls, ()):
                 self._link(target, row[name], ref)
+            self._worked_out.outdate(cls, ref)
             self.changed.notify_all()
             return ref
 
@@ -323,6 +336,7 @@ class Registry:
             self.generation += 1
             self._tables[cls].stamps[ref].modified = self.generation
             self._order.move_to_end((cls, ref))
+            self._worked_out.outdate(cls, ref)
             self.changed.notify_all()
 
     def destroy(self, cls: str, ref: str) -> None:
@@ -340,6 +354,8 @@ class Registry:
             del self._order[cls, ref]
             for name in table.indexes:
                 table.leave(name, row[name], ref)
+            self._worked_out.outdate(cls, ref)
+            self._worked_out.forget(cls, ref, tuple(n for n, _ in table.computed))
             self.generation += 1
             table.deletions.append(Deletion(ref, stamp.created, self.generation))
             if len(table.deletions) >= MAX_DELETIONS:

@@ -112,6 +112,7 @@ def from_(call: Call, classes: list[str], token: str, timeout: float) -> dict[st
         while True:
             if call.world.closing.is_set() or not db.exists("session", call.session):
                 raise Failure("SESSION_INVALID", call.session)
+            db.settle()
             events = list(_changes(db, wanted, since, looked))
             looked = db.generation
             left = deadline - time.monotonic()
