@@ -66,6 +66,8 @@ def test_what_is_written_is_read(value):
 def test_what_the_library_writes_is_read_alike(value):
     # Ours must mean the same as the library's writer, strings and numbers apart.
     theirs = xmlrpc.client.dumps((on_the_wire(value),), methodresponse=True)
+    # Its writer leaves a return as it is, which every reader takes for a line's end.
+    theirs = theirs.replace("\r", "&#13;")
     assert xmlrpc.client.loads(theirs)[0] == (read(value),)
 
 
