@@ -47,7 +47,8 @@ class Host:
             PROCESS,
             [
                 *(sys.executable, "-m", "xenapi_driver.sim", "--port", port),
-                *("--tls", "--admin", "--state", self.layout.xapi),
+                *("--tls", "--admin", "--compute-vm"),
+                *("--state", self.layout.xapi),
                 *("--user", USER, "--password", PASSWORD, "--plugins", plugins),
             ],
             cwd=self.layout.checkout,

@@ -9,7 +9,7 @@ import urllib.request
 
 
 def test_command_serves_until_sigterm(tmp_path):
-    command = [sys.executable, "-m", "xenapi_driver.sim", "--admin"]
+    command = [sys.executable, "-m", "xenapi_driver.sim", "--admin", "--compute-vm"]
     process = subprocess.Popen(
         [*command, "--state", str(tmp_path)], stdout=subprocess.PIPE, text=True
     )

@@ -37,6 +37,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--sr-size-gib", type=int, default=100)
     parser.add_argument(
+        "--compute-vm",
+        action="store_true",
+        help="start with a running VM, for nova-compute to run in",
+    )
+    parser.add_argument(
         "--block-device-dir",
         type=Path,
         nargs="?",
@@ -69,6 +74,7 @@ def main(argv: list[str] | None = None) -> int:
             hosts=arguments.hosts,
             pools=arguments.pools,
             addresses=listening.addresses(arguments),
+            compute_vm=arguments.compute_vm or bool(arguments.block_device_dir),
             sr_size_bytes=arguments.sr_size_gib * GIB,
             behaviour=Behaviour(
                 agents=not arguments.no_agents,

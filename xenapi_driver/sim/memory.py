@@ -22,7 +22,7 @@ def overhead(row: Row) -> int:
 def needed(row: Row) -> int:
     """Return what a guest takes from its host."""
     name = "memory_static_max" if row["domain_type"] == "pv_in_pvh" else None
-    return int(row[name or "memory_dynamic_min"]) + overhead(row)
+    return int(row[name or "memory_dynamic_min"]) + int(row["memory_overhead"])
 
 
 def free(db: Registry, host: str) -> int:

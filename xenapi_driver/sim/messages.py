@@ -72,6 +72,8 @@ def message(
 
     def register(function: F) -> F:
         for name in names:
+            if name in HANDLERS:
+                raise RuntimeError(f"two functions carry out {name}")
             HANDLERS[name] = Handler(function, blocking, missing)
         return function
 

@@ -79,6 +79,8 @@ class Field:
             return self.default.copy()
         if self.type.kind == "datetime":
             return Timestamp(self.default)
+        if self.type.kind == "float":
+            return float(self.default)
         return self.default
 
 

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from xenapi_driver.sim import certificate
+from xenapi_driver.sim.doors import exchange, handlers
+from xenapi_driver.sim.doors.refusals import Refusal
 from xenapi_driver.sim.failure import ConnectionCut, Failure
 from xenapi_driver.sim.wire import Malformed
 
@@ -40,7 +42,25 @@ class Doors:
 
     xml: Callable[[bytes], bytes]
     json: Callable[[bytes], bytes]
+    machine: exchange.Computer
     admin: Callable[[str, bytes | None], Any] | None = None
+
+
+@dataclass(frozen=True)
+class _Stream:
+    """A connection's two buffers as one."""
+
+    reader: Any
+    writer: Any
+
+    def read(self, size: int) -> bytes:
+        """Return up to ``size`` bytes as soon as there are some."""
+        data: bytes = self.reader.read1(size)
+        return data
+
+    def write(self, data: bytes) -> None:
+        """Send all of ``data``."""
+        self.writer.write(data)
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -55,13 +75,36 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         """Keep quiet: clients log what they need."""
 
     def do_GET(self) -> None:
-        """Answer the test door; a real host has its web page here."""
-        self._admin_or_forbidden(None)
+        """Answer at a handler's path or the test door; elsewhere is the web page."""
+        if not self._handled():
+            self._admin_or_forbidden(None)
 
     def do_PUT(self) -> None:
-        """Refuse: no import handlers."""
-        self._body()
-        self._html(403, _FORBIDDEN)
+        """Answer at a handler's path."""
+        if not self._handled():
+            self._body()
+            self._html(403, _FORBIDDEN)
+
+    do_CONNECT = do_PUT
+
+    def _handled(self) -> bool:
+        """Let the path's handler answer; return whether there is one."""
+        found = exchange.find(self.command, self.path.partition("?")[0])
+        if found is None:
+            return False
+        function, realm = found
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        request = exchange.Request(self.command, self.path, headers)
+        stream = _Stream(self.rfile, self.wfile)
+        self.close_connection = True
+        try:
+            talk = exchange.Exchange(request, stream, self.server.doors.machine, realm)
+        except Refusal as refusal:
+            self._html(refusal.status, refusal.page().decode())
+            return True
+        talk.run(function)
+        self.close_connection = talk.must_close
+        return True
 
     def do_OPTIONS(self) -> None:
         """Answer the browser's question before a call."""
@@ -157,6 +200,7 @@ class _HttpServer(http.server.ThreadingHTTPServer):
         self.context: ssl.SSLContext | None = None
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
+        handlers.load()
         super().__init__(address, _Handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:

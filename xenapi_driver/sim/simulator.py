@@ -48,6 +48,7 @@ class Setup:
     :ivar addresses: of all hosts, pool by pool; made up where there are too few
     :ivar sr_size_bytes: size of each host's local SR, unless ``hardware`` is given
     :ivar hardware: what each host has
+    :ivar compute_vm: whether a VM for nova-compute runs there from the start
     :ivar behaviour: choices where real hosts differ
     """
 
@@ -59,6 +60,7 @@ class Setup:
     addresses: tuple[str, ...] = ()
     sr_size_bytes: int = 100 * GIB
     hardware: Hardware | None = None
+    compute_vm: bool = True
     behaviour: Behaviour = field(default_factory=Behaviour)
 
 
@@ -107,7 +109,8 @@ class Simulator:
             machines=self.machines,
         )
         hardware = setup.hardware or Hardware(sr_size=setup.sr_size_bytes)
-        populate(world, world.dom0.root / "run", hardware, count)
+        run = world.dom0.root / "run"
+        populate(world, run, hardware, count, setup.compute_vm)
         for number, host in enumerate(world.db.refs("host")):
             if number:
                 world.dom0s[host] = self._dom0_beside(world.dom0, number + 1)
@@ -202,6 +205,7 @@ class Simulator:
         doors = Doors(
             partial(self._answer_xml, behind),
             partial(self._answer_json, behind),
+            behind,
             self.admin if admin else None,
         )
         certificates = None

@@ -5,12 +5,21 @@ Names and facts are those of an XCP-ng 8.3 host with made-up hardware. Only this
 module writes objects without an API call: there is nobody yet who could make one.
 """
 
+import secrets
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xenapi_driver.sim import guests, memory, sr_attach, sr_kinds
+from xenapi_driver.sim import (
+    guests,
+    host_facts,
+    host_records,
+    memory,
+    sr_attach,
+    sr_kinds,
+    templates,
+)
 from xenapi_driver.sim.classes import pif, vm
 from xenapi_driver.sim.registry import Registry
 from xenapi_driver.sim.schema import NULL
@@ -19,16 +28,13 @@ from xenapi_driver.sim.world import World, now
 
 GIB = 1024**3
 _MIB = 1024**2
-_FEATURES = "-".join(
-    ["1f8bfbff", "f7fa3223", "2d93fbff", "00000123", "00000001", "001c0fbb"]
-    + ["00000000"] * 16
+_INTERNAL_NETWORK = (
+    "Network on which guests will be assigned a private link-local IP address which"
+    " can be used to talk XenAPI"
 )
-_FLAGS = (
-    "fpu de tsc msr pae mce cx8 apic sep mca cmov pat clflush acpi mmx fxsr sse sse2"
-    " ht syscall nx lm constant_tsc rep_good pni pclmulqdq monitor vmx ssse3 fma cx16"
-    " sse4_1 sse4_2 movbe popcnt aes xsave avx f16c rdrand lahf_lm abm avx2 bmi1 bmi2"
-)
-_TEMPLATES = ("Other install media", "Debian Bookworm 12")
+_CONTROL_DOMAIN = "The domain which manages physical devices and manages other domains"
+# The tools, and something to install a guest from.
+_ISOS = (("guest-tools.iso", "XCP-ng VM Tools ISO"), ("debian-12.iso", ""))
 
 
 @dataclass(frozen=True)
@@ -44,8 +50,18 @@ class Hardware:
     sr_size: int = 100 * GIB
 
 
-def populate(world: World, run: Path, hardware: Hardware, count: int) -> None:
-    """Fill an empty database."""
+def populate(
+    world: World,
+    run: Path,
+    hardware: Hardware,
+    count: int,
+    compute_vm: bool = True,
+) -> None:
+    """Fill an empty database.
+
+    :param compute_vm: also make and start a VM for nova-compute to run in, which no
+        fresh host has
+    """
     db = world.db
     world.sr_size = hardware.sr_size
     networks = _networks(db)
@@ -53,7 +69,10 @@ def populate(world: World, run: Path, hardware: Hardware, count: int) -> None:
         "pool",
         {
             "other_config": {"memory-ratio-hvm": "0.25", "memory-ratio-pv": "0.25"},
-            "restrictions": {"restrict_vif_locking": "false"},
+            "restrictions": host_facts.restrictions(),
+            "ext_auth_cache_enabled": False,
+            "telemetry_uuid": db.create("secret", {"value": db.new_uuid()}),
+            "telemetry_next_collection": now(),
             "ha_cluster_stack": "xhad",
             "coordinator_bias": True,
             "suspend_image_SR": NULL,
@@ -75,14 +94,16 @@ def populate(world: World, run: Path, hardware: Hardware, count: int) -> None:
                 default_SR=local,
                 suspend_image_SR=local,
                 crash_dump_SR=local,
-                cpu_info={key: cpu[key] for key in ("vendor", "cpu_count")},
+                cpu_info={key: cpu[key] for key in host_facts.POOL_CPU_FACTS},
             )
-            world.compute_vm = _compute_vm(world, host, networks)
+            if compute_vm:
+                world.compute_vm = _compute_vm(world, host, networks)
     for kind in sr_kinds.KINDS:
         db.create("SM", sr_kinds.sm_record(kind))
     sr_attach.settle(world)
-    for name in _TEMPLATES:
-        _template(db, name)
+    for template in templates.TEMPLATES:
+        _create_vm(db, templates.values(db, template))
+    host_records.create_roles(db)
 
 
 def _host(world: World, hardware: Hardware, number: int) -> str:
@@ -93,7 +114,7 @@ def _host(world: World, hardware: Hardware, number: int) -> str:
     )
     name = f"xcpng-{world.first_number + number + 1:02d}"
     started = f"{time.time():.0f}."
-    return db.create(
+    host = db.create(
         "host",
         {
             "name_label": name,
@@ -103,65 +124,35 @@ def _host(world: World, hardware: Hardware, number: int) -> str:
             "metrics": metrics,
             "memory_overhead": 512 * _MIB,
             "API_version_major": 2,
-            "API_version_minor": 21,
+            "API_version_minor": 23,
             "API_version_vendor": "XenSource",
             "enabled": True,
-            "software_version": _software(name),
+            "software_version": host_facts.software(name),
             "other_config": {"agent_start_time": started, "boot_time": started},
-            "capabilities": [
-                "xen-3.0-x86_64",
-                "hvm-3.0-x86_32",
-                "hvm-3.0-x86_32p",
-                "hvm-3.0-x86_64",
-            ],
+            "capabilities": host_facts.CAPABILITIES,
             "sched_policy": "credit",
             "supported_bootloaders": ["pygrub", "eliloader"],
-            "cpu_info": _cpu(hardware.cpus),
-            "license_params": {"restrict_vif_locking": "false"},
-            "edition": "xcp-ng",
+            "cpu_info": host_facts.cpu(hardware.cpus),
+            "license_params": host_facts.restrictions(),
+            "editions": ["xcp-ng"],
             "virtual_hardware_platform_versions": [0, 1, 2],
-            "iscsi_iqn": f"iqn.2026-01.org.example:{name}",
+            "bios_strings": host_facts.BIOS_STRINGS,
+            "chipset_info": {"iommu": "true"},
+            "ssl_legacy": False,
+            "https_only": True,
+            "ssh_enabled": False,
+            "ssh_auto_mode": True,
+            "ntp_mode": "Disabled",
+            "timezone": "Etc/UTC",
         },
     )
-
-
-def _software(name: str) -> dict[str, str]:
-    return {
-        "product_brand": "XCP-ng",
-        "product_version": "8.3.0",
-        "product_version_text": "8.3",
-        "platform_name": "XCP",
-        "platform_version": "3.4.0",
-        "xapi": "26.1",
-        "xapi_build": "26.1.4",
-        "build_number": "simulated",
-        "hostname": name,
-        "xen": "4.17.5-9",
-        "linux": "4.19.0+1",
-        "network_backend": "openvswitch",
-        "db_schema": "5.909",
-    }
-
-
-def _cpu(count: int) -> dict[str, str]:
-    return {
-        "cpu_count": str(count),
-        "socket_count": "1",
-        "threads_per_core": "2",
-        "nr_nodes": "1",
-        "vendor": "GenuineIntel",
-        "speed": "2400.000",
-        "modelname": "Intel(R) Xeon(R) CPU E5-2640 v4 @ 2.40GHz",
-        "family": "6",
-        "model": "79",
-        "stepping": "1",
-        "flags": _FLAGS,
-        "features": _FEATURES,
-        "features_pv": _FEATURES,
-        "features_hvm": _FEATURES,
-        "features_pv_host": _FEATURES,
-        "features_hvm_host": _FEATURES,
-    }
+    host_records.create_cpus(db, host, host_facts.cpu(hardware.cpus))
+    host_records.create_pcis(db, host)
+    host_records.create_drivers(db, host)
+    # Until the host shows a certificate to somebody, any fingerprint is as good.
+    digests = [secrets.token_bytes(32) for _ in range(2)]
+    host_records.create_certificates(db, host, digests)
+    return host
 
 
 def _networks(db: Registry) -> list[str]:
@@ -185,6 +176,7 @@ def _networks(db: Registry) -> list[str]:
             "network",
             {
                 "name_label": "Host internal management network",
+                "name_description": _INTERNAL_NETWORK,
                 "bridge": "xenapi",
                 "other_config": internal,
             },
@@ -231,12 +223,19 @@ def _srs(world: World, host: str, run: Path, size: int) -> str:
     uuid = db.row("SR", local)["uuid"]
     world.stores[local] = SrStore(run / "sr-mount" / uuid, size)
     _connect(db, host, local, {"device": "/dev/disk/by-id/scsi-36000-part3"})
-    for label, kind, location in (
-        ("DVD drives", "udev", "/dev/xapi/cd"),
-        ("ISO library", "iso", "/var/opt/iso"),
+    for label, content, about, location in (
+        ("DVD drives", "iso", "Physical DVD drives", "/dev/xapi/cd"),
+        ("Removable storage", "disk", "", "/dev/xapi/block"),
     ):
         other = db.create(
-            "SR", {"name_label": label, "type": kind, "content_type": "iso"}
+            "SR",
+            {
+                "name_label": label,
+                "name_description": about,
+                "type": "udev",
+                "content_type": content,
+                "physical_size": size,
+            },
         )
         _connect(db, host, other, {"location": location})
     _tools(db, host)
@@ -263,25 +262,25 @@ def _tools(db: Registry, host: str) -> None:
             "type": "iso",
             "content_type": "iso",
             "shared": True,
-            "is_tools_sr": True,
         },
     )
     _connect(db, host, sr, location)
-    db.create(
-        "VDI",
-        {
-            "name_label": "guest-tools.iso",
-            "name_description": "XCP-ng VM Tools ISO",
-            "SR": sr,
-            "type": "user",
-            "sharable": True,
-            "read_only": True,
-            "managed": True,
-            "is_tools_iso": True,
-            "location": "guest-tools.iso",
-            "virtual_size": 16 * _MIB,
-        },
-    )
+    for file, about in _ISOS:
+        db.create(
+            "VDI",
+            {
+                "name_label": file,
+                "name_description": about,
+                "SR": sr,
+                "type": "user",
+                "sharable": True,
+                "read_only": True,
+                "managed": True,
+                "location": file,
+                "virtual_size": 16 * _MIB,
+                "metadata_of_pool": "",
+            },
+        )
 
 
 def _machine(name: str, size: int, cpus: int) -> dict[str, Any]:
@@ -316,17 +315,27 @@ def _create_vm(db: Registry, values: dict[str, Any]) -> str:
 def _control_domain(world: World, host: str) -> None:
     db = world.db
     name = f"Control domain on host: {db.row('host', host)['name_label']}"
-    values = _machine(name, 2 * GIB, 4)
+    values = _machine(name, 2 * GIB, 2)
     values.update(
+        name_description=_CONTROL_DOMAIN,
         is_control_domain=True,
         domain_type="pv",
+        domarch="x64",
         HVM_boot_policy="",
+        HVM_boot_params={},
+        platform={},
+        actions_after_reboot="destroy",
+        actions_after_crash="destroy",
         power_state="Running",
         resident_on=host,
         affinity=host,
         domid=0,
+        generation_id="",
+        has_vendor_device=False,
     )
     ref = _create_vm(db, values)
+    # Reckoned before it has its second processor.
+    db.update("VM", ref, memory_overhead=20 * _MIB)
     db.update("host", host, control_domain=ref)
     address = db.row("host", host)["address"]
     for protocol in ("vt100", "rfb"):
@@ -352,13 +361,3 @@ def _compute_vm(world: World, host: str, networks: list[str]) -> str:
         )
     guests.start(world, ref, host, False)
     return ref
-
-
-def _template(db: Registry, name: str) -> None:
-    values = _machine(name, GIB, 1)
-    values.update(
-        is_a_template=True,
-        is_default_template=True,
-        other_config={"default_template": "true"},
-    )
-    _create_vm(db, values)

@@ -59,6 +59,7 @@ _NOT_FOR_TEMPLATES = {
     "start_on",
     "snapshot",
 }
+_NOT_FOR_DEFAULT_TEMPLATES = {"destroy", "migrate_send"}
 _WITH_AGENT = {
     "sysprep",
     "changing_VCPUs_live",
@@ -110,7 +111,7 @@ def has_drivers(db: Registry, row: Row) -> bool:
 def allowed_operations(db: Registry, ref: str, row: Row) -> list[str]:
     """Return what a client may ask of the VM now."""
     if row["is_control_domain"]:
-        return ["metadata_export", "changing_dynamic_range"]
+        return ["metadata_export", "changing_static_range", "changing_dynamic_range"]
     template = row["is_a_template"]
     found = []
     for name in _LISTED:
@@ -122,7 +123,7 @@ def allowed_operations(db: Registry, ref: str, row: Row) -> list[str]:
             continue
         if name == "provision" and not template:
             continue
-        if name == "destroy" and row["is_default_template"]:
+        if name in _NOT_FOR_DEFAULT_TEMPLATES and row["is_default_template"]:
             continue
         if name in _WITH_AGENT and not has_drivers(db, row):
             continue

@@ -55,7 +55,7 @@ def _check_joiner(call: Call) -> None:
             raise Failure("JOINING_HOST_CANNOT_HAVE_VMS_WITH_CURRENT_OPERATIONS")
         if row["power_state"] in ("Running", "Paused"):
             raise Failure("JOINING_HOST_CANNOT_HAVE_RUNNING_VMS")
-    if any(row["shared"] and not row["is_tools_sr"] for _, row in db.rows("SR")):
+    if any(row["shared"] and row["type"] != "iso" for _, row in db.rows("SR")):
         raise Failure("JOINING_HOST_CANNOT_CONTAIN_SHARED_SRS")
     if db.refs("Bond"):
         raise Failure("POOL_JOINING_HOST_HAS_BONDS")
