@@ -97,26 +97,6 @@ def test_text_survives_the_wire(client):
     assert client.call("VM.get_by_name_label", name) == [vm]
 
 
-@pytest.mark.parametrize(
-    ("expression", "count"),
-    [
-        ('field "name__label" = "one"', 1),
-        ('field "name_label"="one" or field "name_label"="two"', 2),
-        ('not (field "is_a_template"="true") and "one"=field "name__label"', 1),
-        ("true and false", 0),
-    ],
-)
-def test_records_are_filtered(client, expression, count):
-    for name in ("one", "two"):
-        client.call("VM.create", vm_record(name_label=name))
-    found = client.call("VM.get_all_records_where", expression)
-    assert len(found) == count
-
-
-def test_bad_expression(client):
-    assert refusal(client, "VM.get_all_records_where", "field =")[0] == "INVALID_VALUE"
-
-
 def test_ints_are_text_in_xml(sim):
     server = sim.serve()
     proxy = xmlrpc.client.ServerProxy(server.url)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from xenapi_driver.sim import absent, forwarding, tasks
-from xenapi_driver.sim.expression import compile_expression
+from xenapi_driver.sim.expression import search
 from xenapi_driver.sim.failure import Failure, handle_invalid, internal_error
 from xenapi_driver.sim.messages import HANDLERS, Call, Handler
 from xenapi_driver.sim.registry import Registry
@@ -248,28 +248,15 @@ def _get_all_records(message: Message) -> Callable[..., Any]:
     }
 
 
-def _matching(call: Call, cls: str, text: str) -> list[str]:
-    """Return the references of the objects that an expression holds for."""
-    holds, db = compile_expression(text), call.db
-    fields = db.schema.classes[cls].fields
-    known = {
-        name: value
-        for name, value in holds.required.items()
-        if name in fields and fields[name].type.kind in ("string", "ref")
-    }
-    candidates = db.find(cls, **known) if known else db.refs(cls)
-    return [ref for ref in candidates if holds(db.view(cls, ref))]
-
-
 def _get_all_records_where(message: Message) -> Callable[..., Any]:
     return lambda call, text: {
         ref: call.db.record(message.cls, ref)
-        for ref in _matching(call, message.cls, text)
+        for ref in search(call.db, message.cls, text)
     }
 
 
 def _get_all_where(message: Message) -> Callable[..., Any]:
-    return lambda call, text: _matching(call, message.cls, text)
+    return lambda call, text: search(call.db, message.cls, text)
 
 
 def _get_by_uuid(message: Message) -> Callable[..., Any]:

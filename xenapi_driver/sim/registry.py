@@ -13,7 +13,7 @@ import random
 import threading
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -73,26 +73,6 @@ class Table:
         del bucket[ref]
         if not bucket:
             del self.indexes[name][value]
-
-
-class View(Mapping[str, Any]):
-    """A record as a client sees it, worked out field by field."""
-
-    def __init__(self, db: "Registry", cls: str, ref: str) -> None:
-        self._db, self._cls, self._ref = db, cls, ref
-        self._fields = db.schema.classes[cls].fields
-
-    def __getitem__(self, name: str) -> Any:
-        about = self._fields.get(name)
-        if about is None or about.flag == "internal":
-            raise KeyError(name)
-        return self._db.value(self._cls, self._ref, name)
-
-    def __iter__(self) -> Iterator[str]:
-        return (n for n, about in self._fields.items() if about.flag != "internal")
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
 
 
 class Registry:
@@ -193,10 +173,6 @@ class Registry:
         for name, compute in table.computed:
             record[name] = self._worked_out.value((cls, ref, name), compute)
         return record
-
-    def view(self, cls: str, ref: str) -> "View":
-        """Return the record, of which only what is asked for is worked out."""
-        return View(self, cls, ref)
 
     def by_uuid(self, cls: str, wanted: str) -> str:
         """Return the reference of a uuid.

@@ -6,7 +6,7 @@ Not kept in the database of a real host but in files; here they are rows like ot
 
 from typing import Any
 
-from xenapi_driver.sim.expression import compile_expression
+from xenapi_driver.sim.expression import search
 from xenapi_driver.sim.failure import Failure, handle_invalid
 from xenapi_driver.sim.messages import Call, message
 from xenapi_driver.sim.world import now
@@ -117,8 +117,8 @@ def get_all_records(call: Call) -> dict[str, Any]:
 @message("message.get_all_records_where")
 def get_all_records_where(call: Call, expression: str) -> dict[str, Any]:
     """Return the records that an expression fits."""
-    matches = compile_expression(expression)
-    return {ref: rec for ref, rec in _records(call).items() if matches(rec)}
+    found = search(call.db, "message", expression)
+    return {ref: call.db.record("message", ref) for ref in found}
 
 
 @message("message.get_record")
