@@ -11,13 +11,13 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from xenapi_driver.sim import absent, forwarding, tasks
+from xenapi_driver.sim import absent, forwarding, sessions, tasks
 from xenapi_driver.sim.expression import search
 from xenapi_driver.sim.failure import Failure, handle_invalid, internal_error
 from xenapi_driver.sim.messages import HANDLERS, Call, Handler
 from xenapi_driver.sim.registry import Registry
 from xenapi_driver.sim.schema import ClassModel, Message, Schema, Type, convert
-from xenapi_driver.sim.world import World, now
+from xenapi_driver.sim.world import World
 
 _POLL = "event.from"
 _TEXT = Type("string")
@@ -124,10 +124,7 @@ class Dispatcher:
         if not isinstance(session, str):
             convert(_TEXT, session)
         with self._world.db.changed:
-            if not self._world.db.exists("session", session):
-                raise Failure("SESSION_INVALID", session)
-            row = self._world.db.row("session", session)
-            row["last_active"] = now()
+            row = sessions.use(self._world, session)
             if message.internal and not row["pool"]:
                 text = f'Internal API "{message.wire_name}" call attempted with'
                 raise internal_error(f"{text} non-pool (external) session")
@@ -224,7 +221,7 @@ def _check_object(
     if not message.params or message.params[0].type.kind != "ref":
         return
     cls, ref = message.params[0].type.name, arguments[0]
-    if cls not in db.schema.classes or db.exists(cls, ref):
+    if cls not in db.schema.classes or db.exists(cls, ref) or not handler.missing:
         return
     if handler.missing == "HANDLE_INVALID":
         raise handle_invalid(cls, ref)

@@ -47,7 +47,8 @@ class Handler:
     """A handler and how it wants to be called.
 
     :ivar blocking: takes the database lock itself where it needs it, because it waits
-    :ivar missing: error code for a first reference that names nothing
+    :ivar missing: error code for a first reference that names nothing; "": none, the
+        handler looks itself
     """
 
     function: Callable[..., Any]

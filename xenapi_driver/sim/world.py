@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Protocol
 
@@ -25,6 +25,7 @@ class Behaviour:
     :ivar latency: seconds that each call takes longer
     :ivar agents: every guest has an agent, unless its other_config ``sim:agent`` is
         ``none``; False: only guests with xenstore_data ``vm-data/sim-agent`` have
+    :ivar session_timeout: seconds without a call after which a session is gone
     :ivar shutdown_timeout: seconds that a clean shutdown waits for a silent guest
         (1200 on a real host)
     :ivar dead_after: seconds without heartbeats until a host counts as dead
@@ -35,6 +36,7 @@ class Behaviour:
     login_delay: float = 0.0
     latency: float = 0.0
     agents: bool = True
+    session_timeout: float = 24 * 3600.0
     shutdown_timeout: float = 1.0
     dead_after: float = 600.0
     block_device_dir: Path | None = None
@@ -141,6 +143,11 @@ class World:
             return self.next_bridge - 1
 
 
+def stamp(moment: float) -> Timestamp:
+    """Return a time, in seconds of the epoch, as XAPI writes it."""
+    return Timestamp(time.strftime("%Y%m%dT%H:%M:%SZ", time.gmtime(moment)))
+
+
 def now() -> Timestamp:
     """Return the time as XAPI writes it."""
-    return Timestamp(datetime.now(timezone.utc).strftime("%Y%m%dT%H:%M:%SZ"))
+    return stamp(time.time())
