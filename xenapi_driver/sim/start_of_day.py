@@ -262,6 +262,7 @@ def _tools(db: Registry, host: str) -> None:
             "type": "iso",
             "content_type": "iso",
             "shared": True,
+            "is_tools_sr": True,
         },
     )
     _connect(db, host, sr, location)
@@ -277,6 +278,7 @@ def _tools(db: Registry, host: str) -> None:
                 "read_only": True,
                 "managed": True,
                 "location": file,
+                "is_tools_iso": bool(about),
                 "virtual_size": 16 * _MIB,
                 "metadata_of_pool": "",
             },
