@@ -36,8 +36,8 @@ def visited(sim):
     [
         ("VM.get_by_name_label", "vm-7"),
         ("VM.get_all_where", 'field "name__label" = "vm-7"'),
-        ("VM.get_all_where", 'true and "vm-7" = field "name_label"'),
-        ("VM.get_all_records_where", '(field "name_label" = "vm-7")'),
+        ("VM.get_all_where", 'true and "vm-7" = field "name__label"'),
+        ("VM.get_all_records_where", '(field "name__label" = "vm-7")'),
     ],
 )
 def test_a_name_is_found_without_a_search(local, crowd, visited, method, value):
@@ -73,9 +73,9 @@ def test_new_names_are_found_and_old_ones_are_not(local):
 
 
 def test_either_of_two_names(local, crowd):
-    text = 'field "name_label" = "vm-1" or field "name_label" = "vm-2"'
+    text = 'field "name__label" = "vm-1" or field "name__label" = "vm-2"'
     assert crowd[1:3] == sorted(local.call("VM.get_all_where", text), key=crowd.index)
-    text = 'not (field "name_label" = "vm-1") and field "name_label" = "vm-1"'
+    text = 'not (field "name__label" = "vm-1") and field "name__label" = "vm-1"'
     assert [] == local.call("VM.get_all_where", text)
 
 
