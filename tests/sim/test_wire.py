@@ -7,7 +7,7 @@ import xmlrpc.client
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xenapi_driver.sim import wire
+from xenapi_driver.sim.doors import wire
 
 # What XML cannot carry at all is left out of texts by the host: see the last test.
 TEXT = st.text(

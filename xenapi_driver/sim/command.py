@@ -8,7 +8,7 @@ import tempfile
 import threading
 from pathlib import Path
 
-from xenapi_driver.sim import listening
+from xenapi_driver.sim.doors import listening
 from xenapi_driver.sim.simulator import Simulator
 from xenapi_driver.sim.start_of_day import GIB
 from xenapi_driver.sim.world import Behaviour

@@ -4,8 +4,8 @@
 import datetime
 from typing import Any
 
+from xenapi_driver.sim.doors.wire import Timestamp
 from xenapi_driver.sim.registry import Registry
-from xenapi_driver.sim.wire import Timestamp
 
 # Drivers that come in more than one variant: name, kind, variants (name, version,
 # priority).

@@ -23,8 +23,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from xenapi_driver.sim.doors.wire import Timestamp
 from xenapi_driver.sim.failure import internal_error
-from xenapi_driver.sim.wire import Timestamp
 
 NULL = "OpaqueRef:NULL"
 EPOCH = Timestamp("19700101T00:00:00Z")

@@ -8,24 +8,17 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from xenapi_driver.sim import (
-    admin,
-    catalogue,
-    inventory,
-    power,
-    schema,
-    supporter,
-    wire,
-)
+from xenapi_driver.sim import catalogue, inventory, power, schema, supporter
 from xenapi_driver.sim.collector import Collector
 from xenapi_driver.sim.dispatch import Dispatcher, Requests
 from xenapi_driver.sim.dom0 import SR_MOUNT, Dom0, find_dom0_python
+from xenapi_driver.sim.doors import admin, wire
+from xenapi_driver.sim.doors.server import Doors, Server
 from xenapi_driver.sim.failure import ConnectionCut, Failure
 from xenapi_driver.sim.faults import Faults
 from xenapi_driver.sim.machines import Machine, Machines
 from xenapi_driver.sim.messages import COMPUTED
 from xenapi_driver.sim.registry import Registry
-from xenapi_driver.sim.server import Doors, Server
 from xenapi_driver.sim.start_of_day import GIB, Hardware, populate
 from xenapi_driver.sim.world import Behaviour, World
 

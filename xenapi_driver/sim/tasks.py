@@ -6,9 +6,9 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from xenapi_driver.sim.doors.wire import value_xml
 from xenapi_driver.sim.failure import ConnectionCut, Failure
 from xenapi_driver.sim.messages import Call
-from xenapi_driver.sim.wire import value_xml
 from xenapi_driver.sim.world import World, now
 
 

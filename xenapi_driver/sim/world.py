@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Protocol
 
 from xenapi_driver.sim.dom0 import Dom0
+from xenapi_driver.sim.doors.wire import Timestamp
 from xenapi_driver.sim.faults import Faults
 from xenapi_driver.sim.registry import Registry
 from xenapi_driver.sim.sr_kinds import Store
-from xenapi_driver.sim.wire import Timestamp
 
 
 @dataclass(frozen=True)

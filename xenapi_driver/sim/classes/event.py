@@ -5,10 +5,10 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from xenapi_driver.sim.doors.wire import WireInt
 from xenapi_driver.sim.failure import Failure, handle_invalid
 from xenapi_driver.sim.messages import Call, message
 from xenapi_driver.sim.registry import Registry
-from xenapi_driver.sim.wire import WireInt
 
 # A round trip sees a bunch of changes: the host waits this long before it looks.
 _BATCH = 0.05

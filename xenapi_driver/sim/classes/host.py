@@ -6,10 +6,10 @@ import time
 
 from xenapi_driver.sim import memory
 from xenapi_driver.sim.dom0 import PluginError
+from xenapi_driver.sim.doors.wire import Timestamp
 from xenapi_driver.sim.failure import Failure, internal_error
 from xenapi_driver.sim.messages import Call, computed, message
 from xenapi_driver.sim.registry import Registry, Row
-from xenapi_driver.sim.wire import Timestamp
 from xenapi_driver.sim.world import now
 
 

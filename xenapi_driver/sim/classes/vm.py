@@ -5,11 +5,11 @@ from typing import Any
 
 from xenapi_driver.sim import memory, states
 from xenapi_driver.sim.classes import vdi, vif
+from xenapi_driver.sim.doors.wire import Timestamp
 from xenapi_driver.sim.failure import Failure
 from xenapi_driver.sim.messages import Call, computed, message
 from xenapi_driver.sim.registry import Registry, Row
 from xenapi_driver.sim.schema import NULL
-from xenapi_driver.sim.wire import Timestamp
 from xenapi_driver.sim.world import now
 
 # Constructor fields that are accepted and ignored (quirks of the data model).

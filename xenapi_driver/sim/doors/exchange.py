@@ -20,10 +20,10 @@ from urllib.parse import parse_qsl
 
 from xenapi_driver.sim import tasks
 from xenapi_driver.sim.doors.refusals import Refusal, reason
+from xenapi_driver.sim.doors.wire import value_xml
 from xenapi_driver.sim.failure import Failure
 from xenapi_driver.sim.messages import Call
 from xenapi_driver.sim.schema import NULL
-from xenapi_driver.sim.wire import value_xml
 from xenapi_driver.sim.world import World, now
 
 _CORS = {

@@ -17,11 +17,10 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from xenapi_driver.sim import certificate
-from xenapi_driver.sim.doors import exchange, handlers
+from xenapi_driver.sim.doors import certificate, exchange, handlers
 from xenapi_driver.sim.doors.refusals import Refusal
+from xenapi_driver.sim.doors.wire import Malformed
 from xenapi_driver.sim.failure import ConnectionCut, Failure
-from xenapi_driver.sim.wire import Malformed
 
 # Larger RPC bodies are refused ("XAPI today", section 1.1).
 MAX_BODY = 300 * 1024

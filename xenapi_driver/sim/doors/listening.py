@@ -10,7 +10,7 @@ supporter to its coordinator changes the address and keeps the port.
 import argparse
 import ipaddress
 
-from xenapi_driver.sim.server import Server
+from xenapi_driver.sim.doors.server import Server
 from xenapi_driver.sim.simulator import Simulator
 
 _ATTEMPTS = 20
