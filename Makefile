@@ -11,12 +11,13 @@ SUITES := unit sim dom0 functional packaging
 VERSION := $(shell git rev-parse HEAD >/dev/null 2>&1 || echo PBR_VERSION=0.0.1.dev0)
 
 .PHONY: help venv packages test $(SUITES) pytest pep8 mypy docs cover config \
-	demo demo-down figures bench integration clean
+	demo demo-down figures bench integration clients clean
 
 help:
 	@echo "make demo          build servers with a real Nova on the embedded XAPI host"
 	@echo "make demo KEEP=1   the same, and leave it running; make demo-down stops it"
 	@echo "make test          all tests, style, types and documentation, from nothing"
+	@echo "make clients       other people's XenAPI clients on the embedded host"
 	@echo "make venv          $(VENV) with the project, its command and its tools"
 	@echo "make figures       the project's numbers"
 	@echo "make docs          the documentation, below doc/build/html"
@@ -48,6 +49,13 @@ integration: venv
 	@./system-packages.sh tests/packages.txt demo/packages.txt
 	@mkdir -p build
 	$(BIN)/python -m pytest -q --junit-xml=build/integration.xml tests/$@
+
+clients: venv
+	@./system-packages.sh tests/clients/packages.txt
+	@# What can not be set up is skipped with its reason, or fails where it must not.
+	-@$(BIN)/python -m tests.clients.environments
+	@mkdir -p build
+	$(BIN)/python -m pytest -q --junit-xml=build/clients.xml tests/$@
 
 pep8: venv
 	$(BIN)/ruff check .

@@ -53,9 +53,10 @@ class HostProcess:
         """Return the records of a class whose fields have these values."""
         with self.look() as client:
             found = client.call(f"{cls}.get_all_records").items()
+        records = [{"ref": ref, **record} for ref, record in found]
         return [
-            {"ref": ref, **record}
-            for ref, record in found
+            record
+            for record in records
             if all(record[name] == value for name, value in wanted.items())
         ]
 
