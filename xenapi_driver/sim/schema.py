@@ -29,6 +29,9 @@ from xenapi_driver.sim.failure import internal_error
 NULL = "OpaqueRef:NULL"
 EPOCH = Timestamp("19700101T00:00:00Z")
 _MISSING = object()
+_DATETIME = re.compile(
+    r"\d{4}-?\d\d-?\d\d(?:[T ]\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:?\d\d)?)?"
+)
 _SPLIT = re.compile(r"^(set|map|option)\((.*)\)$")
 
 
@@ -243,6 +246,8 @@ def convert(type_: Type, value: Any) -> Any:
     if type_.kind == "datetime":
         if not isinstance(value, str):
             raise _expected("datetime", value)
+        if not _DATETIME.fullmatch(value):
+            raise internal_error(f'Invalid_argument("Unable to parse date: {value}")')
         return Timestamp(value)
     if type_.kind == "enum":
         return _enum(type_, value)

@@ -10,10 +10,13 @@ from xenapi_driver.sim.schema import NULL, Type
 from xenapi_driver.sim.world import World
 
 # Classes whose objects a joining host brings, owners first.
+# What is of one host and has a field ``host``.
+_OF_HOST = ("host_cpu", "PCI", "PGPU", "PUSB", "Certificate", "Host_driver")
 _BROUGHT = (
     "host_metrics",
     "host",
-    "host_cpu",
+    *_OF_HOST,
+    "Driver_variant",
     "PIF_metrics",
     "PIF",
     "SR",
@@ -117,6 +120,8 @@ def _comes_along(cls: str, row: Row, known: dict[str, str]) -> bool:
     """Return whether an object is of this host alone."""
     if cls == "VM":
         return not row["is_default_template"]
+    if cls == "Certificate":
+        return bool(row["host"] in known)
     if cls == "VDI":
         return row["SR"] in known
     if cls in ("VBD", "VIF", "console"):
@@ -182,11 +187,15 @@ def forget(world: World, host: str) -> None:
             if not db.row("SR", sr)["PBDs"]:
                 _forget_sr(world, sr)
         for pif in list(row["PIFs"]):
-            _forget_pif(db, pif)
+            forget_pif(db, pif)
         for vm in list(row["resident_VMs"]):
             _forget_vm(db, vm)
-        for cpu in list(row["host_CPUs"]):
-            db.destroy("host_cpu", cpu)
+        for driver in db.find("Host_driver", host=host):
+            for variant in list(db.row("Host_driver", driver)["variants"]):
+                db.destroy("Driver_variant", variant)
+        for cls in _OF_HOST:
+            for ref in db.find(cls, host=host):
+                db.destroy(cls, ref)
         if db.exists("host_metrics", row["metrics"]):
             db.destroy("host_metrics", row["metrics"])
         db.destroy("host", host)
@@ -202,7 +211,8 @@ def _forget_sr(world: World, sr: str) -> None:
     world.stores.pop(sr, None)
 
 
-def _forget_pif(db: Registry, pif: str) -> None:
+def forget_pif(db: Registry, pif: str) -> None:
+    """Take a PIF and what was made on it out of the database."""
     row = db.row("PIF", pif)
     for cls, refs in (
         ("VLAN", row["VLAN_slave_of"]),

@@ -61,6 +61,7 @@ class World:
     :ivar collect: has the storage manager's garbage collector look at an SR
     :ivar bridges: host reference to the bridges that exist there, but are not made
         by a managed network
+    :ivar clocks: seconds by which somebody set a host's clock forward
     :ivar nics: host reference to the NICs in it, device name to hardware address
     :ivar first_number: number of the pool's first host, counted through all pools
     :ivar addresses: where the hosts are reached; made up where there are too few
@@ -82,6 +83,7 @@ class World:
     held_disks: set[str] = field(default_factory=set)
     collect: Callable[[str], None] = field(default=lambda sr: None)
     bridges: dict[str, set[str]] = field(default_factory=dict)
+    clocks: dict[str, float] = field(default_factory=dict)
     nics: dict[str, dict[str, str]] = field(default_factory=dict)
     dom0s: dict[str, Dom0] = field(default_factory=dict)
     cancelled: set[str] = field(default_factory=set)

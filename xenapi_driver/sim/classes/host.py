@@ -6,26 +6,18 @@ import time
 
 from xenapi_driver.sim import memory
 from xenapi_driver.sim.dom0 import PluginError
-from xenapi_driver.sim.doors.wire import Timestamp
 from xenapi_driver.sim.failure import Failure, internal_error
 from xenapi_driver.sim.messages import Call, computed, message
 from xenapi_driver.sim.registry import Registry, Row
-from xenapi_driver.sim.world import now
+
+_ALWAYS = ["vm_migrate", "provision", "vm_resume", "enable", "evacuate", "vm_start"]
+_WHEN_DISABLED = ["apply_updates", "reboot", "shutdown"]
 
 
 @computed("host", "allowed_operations")
 def allowed_operations(db: Registry, ref: str, row: Row) -> list[str]:
     """Return what the host takes now."""
-    if row["enabled"]:
-        return [
-            "vm_migrate",
-            "provision",
-            "vm_resume",
-            "enable",
-            "evacuate",
-            "vm_start",
-        ]
-    return ["enable", "evacuate", "reboot", "shutdown"]
+    return _ALWAYS if row["enabled"] else [*_ALWAYS, *_WHEN_DISABLED]
 
 
 @message("host.call_plugin", blocking=True, missing="HOST_OFFLINE")
@@ -86,18 +78,6 @@ def disable(call: Call, host: str, auto_enable: bool) -> None:
 def enable(call: Call, host: str) -> None:
     """Take guests again."""
     call.db.update("host", host, enabled=True)
-
-
-@message("host.get_servertime", "host.get_server_localtime")
-def get_servertime(call: Call, host: str) -> Timestamp:
-    """Return the host's time."""
-    return now()
-
-
-@message("host.get_log")
-def get_log(call: Call, host: str) -> str:
-    """Return an empty log."""
-    return ""
 
 
 @message("host.dmesg")
