@@ -3,6 +3,7 @@
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 import urllib.request
@@ -10,9 +11,9 @@ import urllib.request
 
 def test_command_serves_until_sigterm(tmp_path):
     command = [sys.executable, "-m", "xenapi_driver.sim", "--admin", "--compute-vm"]
-    process = subprocess.Popen(
-        [*command, "--state", str(tmp_path)], stdout=subprocess.PIPE, text=True
-    )
+    path = tmp_path / "xapi"
+    command += ["--state", str(tmp_path), "--socket", str(path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         line = process.stdout.readline()
         assert line.startswith("listening on http://127.0.0.1:")
@@ -22,6 +23,9 @@ def test_command_serves_until_sigterm(tmp_path):
         fault = json.dumps({"method": "VM.start", "error": ["TOO_BUSY"]}).encode()
         with urllib.request.urlopen(url + "/_sim/rules", fault, timeout=10) as answer:
             assert answer.status == 200
+        assert process.stdout.readline() == f"listening on unix://{path}\n"
+        with socket.socket(socket.AF_UNIX) as local:
+            local.connect(str(path))
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=10) == 0
     finally:

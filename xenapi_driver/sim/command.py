@@ -2,10 +2,10 @@
 """Run a simulated host from the command line."""
 
 import argparse
+import os
 import signal
 import sys
 import tempfile
-import threading
 from pathlib import Path
 
 from xenapi_driver.sim.doors import listening
@@ -28,6 +28,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--pools", type=int, default=1, help="on consecutive ports")
     parser.add_argument(
         "--latency", type=float, default=0.0, metavar="MS", help="delay of each call"
+    )
+    parser.add_argument(
+        "--socket",
+        type=Path,
+        metavar="PATH",
+        help="also listen on a unix socket, where no password is asked for",
     )
     parser.add_argument("--state", type=Path, help="default: removed at the end")
     parser.add_argument("--plugins", type=Path, help="dom0 plugins to install")
@@ -61,9 +67,10 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Serve until SIGTERM or SIGINT."""
     arguments = _parser().parse_args(argv)
-    done = threading.Event()
+    # A pipe, as an Event's lock may be held by what the signal interrupts.
+    done, end = os.pipe()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: done.set())
+        signal.signal(number, lambda *_: os.write(end, b"."))
     with tempfile.TemporaryDirectory(prefix="xapi-sim-") as scratch:
         simulator = Simulator(
             arguments.state or Path(scratch),
@@ -87,7 +94,10 @@ def main(argv: list[str] | None = None) -> int:
                 print(f"listening on {server.url}{who}", flush=True)
                 if server.fingerprint:
                     print(f"certificate SHA-256 {server.fingerprint}", flush=True)
-            done.wait()
+            if arguments.socket:
+                simulator.serve_unix(arguments.socket, arguments.admin)
+                print(f"listening on unix://{arguments.socket.absolute()}", flush=True)
+            os.read(done, 1)
         finally:
             simulator.close()
     return 0

@@ -14,11 +14,12 @@ from typing import Any
 from xenapi_driver.sim import absent, forwarding, sessions, tasks
 from xenapi_driver.sim.expression import search
 from xenapi_driver.sim.failure import Failure, handle_invalid, internal_error
-from xenapi_driver.sim.messages import HANDLERS, Call, Handler
+from xenapi_driver.sim.messages import HANDLERS, Call, Handler, Place
 from xenapi_driver.sim.registry import Registry
 from xenapi_driver.sim.schema import ClassModel, Message, Schema, Type, convert
 from xenapi_driver.sim.world import World
 
+HERE = Place()
 _POLL = "event.from"
 _TEXT = Type("string")
 _SETTERS = {
@@ -73,7 +74,7 @@ class Dispatcher:
         self._derived: dict[str, Handler] = {}
         self.requests = requests or Requests()
 
-    def execute(self, method: str, params: list[Any]) -> Any:
+    def execute(self, method: str, params: list[Any], place: Place = HERE) -> Any:
         """Carry out one call as it came off the wire.
 
         :raises Failure: what the host answers
@@ -95,7 +96,7 @@ class Dispatcher:
         if message.kind == "create":
             model = self._schema.classes[message.cls]
             arguments = [_constructor_record(model, arguments[0])]
-        call = Call(self._world, message.wire_name, session)
+        call = Call(self._world, message.wire_name, session, place=place)
         if not prefix:
             return self._run(call, message, arguments)
         late = self._world.faults.before(method, call, arguments)

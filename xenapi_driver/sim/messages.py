@@ -16,17 +16,31 @@ from xenapi_driver.sim.world import World
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where a call came in.
+
+    :ivar host: reference of the host, "" for the coordinator
+    :ivar trusted: by a way that only root on the host can take
+    """
+
+    host: str = ""
+    trusted: bool = False
+
+
+@dataclass(frozen=True)
 class Call:
     """The call that a handler carries out.
 
     :ivar session: the caller's session reference, "" before a login
     :ivar task: the task of an Async call, else ""
+    :ivar place: where it came in
     """
 
     world: World
     method: str
     session: str = ""
     task: str = ""
+    place: Place = Place()
 
     @property
     def db(self) -> Registry:

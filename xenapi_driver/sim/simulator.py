@@ -6,23 +6,27 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import XenAPI
 
 from xenapi_driver.sim import catalogue, inventory, power, schema, supporter
 from xenapi_driver.sim.collector import Collector
 from xenapi_driver.sim.dispatch import Dispatcher, Requests
 from xenapi_driver.sim.dom0 import SR_MOUNT, Dom0, find_dom0_python
-from xenapi_driver.sim.doors import admin, wire
-from xenapi_driver.sim.doors.server import Doors, Server
-from xenapi_driver.sim.failure import ConnectionCut, Failure
+from xenapi_driver.sim.doors import admin, in_process
+from xenapi_driver.sim.doors.rpc import Peer, Rpc
+from xenapi_driver.sim.doors.server import Server, UnixServer
+from xenapi_driver.sim.doors.site import Site
+from xenapi_driver.sim.failure import ConnectionCut
 from xenapi_driver.sim.faults import Faults
 from xenapi_driver.sim.machines import Machine, Machines
-from xenapi_driver.sim.messages import COMPUTED
+from xenapi_driver.sim.messages import COMPUTED, Place
 from xenapi_driver.sim.registry import Registry
 from xenapi_driver.sim.start_of_day import GIB, Hardware, populate
 from xenapi_driver.sim.world import Behaviour, World
 
-_RAW_ANSWERS = ("system.listMethods", "system.isAlive")
+AnyDoor = TypeVar("AnyDoor", Server, UnixServer)
 
 
 @lru_cache(maxsize=1)
@@ -75,7 +79,7 @@ class Simulator:
         self._state, self._plugins = Path(state_dir), plugins_dir
         self._requests = Requests()
         self._faults = Faults(self._befall)
-        self._servers: list[Server] = []
+        self._servers: list[Server | UnixServer] = []
         self._collectors: list[Collector] = []
         self._dispatchers: dict[int, Dispatcher] = {}
         self.machines = Machines(self._reinstall)
@@ -130,48 +134,40 @@ class Simulator:
     # doors
 
     def door(self, machine: int = 0) -> Callable[[bytes], bytes]:
-        """Return what answers XML-RPC requests to a machine."""
-        return partial(self._answer_xml, self.machines.all[machine])
+        """Return what answers XML-RPC requests to a machine.
+
+        :raises wire.Malformed: (the function returned) the body is no request
+        :raises ConnectionError: (it too) the host is dead, or a rule cut the connection
+        """
+        return self._rpc(self.machines.all[machine]).xml
 
     def handle(self, body: bytes) -> bytes:
-        """Answer one XML-RPC request to the first pool's first host.
-
-        :raises wire.Malformed: the body is no request
-        :raises ConnectionError: the host is dead, or a rule cut the connection
-        """
-        return self._answer_xml(self.machines.all[0], body)
-
-    def _answer_xml(self, machine: Machine, body: bytes) -> bytes:
-        method, params = wire.decode_xml(body)
-        try:
-            value = self._execute(machine, method, params)
-        except Failure as failure:
-            return wire.encode_xml(wire.failure(failure.description))
-        if method.startswith(_RAW_ANSWERS):
-            return wire.encode_xml(value)
-        return wire.encode_xml(wire.success(value))
+        """Answer one XML-RPC request to the first machine, as :meth:`door` says."""
+        return self._rpc(self.machines.all[0]).xml(body)
 
     def handle_json(self, body: bytes) -> bytes:
         """Answer one JSON-RPC request, version 1 or 2, as :meth:`handle` does."""
-        return self._answer_json(self.machines.all[0], body)
+        return self._rpc(self.machines.all[0]).json(body)
 
-    def _answer_json(self, machine: Machine, body: bytes) -> bytes:
-        method, params, number, v2 = wire.decode_json(body)
-        try:
-            value = self._execute(machine, method, params)
-        except Failure as failure:
-            return wire.encode_json(None, failure.description, number, v2)
-        return wire.encode_json(value, None, number, v2)
+    def session(self, machine: int = 0) -> XenAPI.Session:
+        """Return the XenAPI package's Session on a machine, without a connection."""
+        return in_process.open_session(self.door(machine))
 
-    def _execute(self, machine: Machine, method: str, params: list[Any]) -> Any:
+    def _rpc(self, machine: Machine) -> Rpc:
+        return Rpc(partial(self._execute, machine))
+
+    def _execute(
+        self, machine: Machine, peer: Peer, method: str, params: list[Any]
+    ) -> Any:
         if not machine.running:
             raise ConnectionCut("The host is off.")
         world = machine.world
         if world.behaviour.latency:
             time.sleep(world.behaviour.latency)
-        execute = self._dispatcher(world).execute
+        place = Place(machine.host, peer.trusted)
+        execute = partial(self._dispatcher(world).execute, place=place)
         if machine.is_supporter:
-            return supporter.answer(machine, method, params, execute)
+            return supporter.answer(machine, method, params, execute, peer.trusted)
         return execute(method, params)
 
     def _dispatcher(self, world: World) -> Dispatcher:
@@ -195,19 +191,26 @@ class Simulator:
         :param machine: number of the machine behind the door
         """
         behind = self.machines.all[machine]
-        doors = Doors(
-            partial(self._answer_xml, behind),
-            partial(self._answer_json, behind),
-            behind,
-            self.admin if admin else None,
-        )
         certificates = None
         if tls:
             home = self.world.dom0.root.parent
             certificates = home / f"host-{machine}" if machine else home
             certificates.mkdir(exist_ok=True)
-        server = Server(doors, host, port, certificates)
-        behind.doors.append(server)
+        server = Server(self._site(behind, admin), host, port, certificates)
+        return self._opened(server, behind)
+
+    def serve_unix(
+        self, path: Path, admin: bool = False, machine: int = 0
+    ) -> UnixServer:
+        """Open a door on a unix socket: who comes through needs no password."""
+        behind = self.machines.all[machine]
+        return self._opened(UnixServer(self._site(behind, admin), path), behind)
+
+    def _site(self, machine: Machine, admin: bool) -> Site:
+        return Site(machine, self._rpc(machine), self.admin if admin else None)
+
+    def _opened(self, server: AnyDoor, machine: Machine) -> AnyDoor:
+        machine.doors.append(server)
         self._servers.append(server)
         return server
 
@@ -224,7 +227,7 @@ class Simulator:
             power.EVENTS[what](machine)
 
     def close_doors(self) -> None:
-        """Close all doors on TCP."""
+        """Close all doors but the one in this process."""
         for machine in self.machines.all:
             machine.doors.clear()
         for server in self._servers:

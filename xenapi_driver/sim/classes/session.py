@@ -55,14 +55,15 @@ def login_with_password(
 ) -> str:
     """Open a session. The version is ignored, as on a real host."""
     world = call.world
-    if (username, password) != (world.username, world.password):
+    known = (username, password) == (world.username, world.password)
+    if not known and not call.place.trusted:
         raise _refuse(call, username)
     with call.db.changed:
         _make_room(call.db, originator)
         return call.db.create(
             "session",
             {
-                "this_host": call.world.coordinator,
+                "this_host": call.place.host or call.world.coordinator,
                 "auth_user_name": username,
                 "is_local_superuser": True,
                 "originator": originator,

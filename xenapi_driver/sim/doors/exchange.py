@@ -13,13 +13,13 @@ import binascii
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from http.cookies import CookieError, SimpleCookie
-from typing import Any, Protocol
-from urllib.parse import parse_qsl
+from dataclasses import dataclass
+from typing import Any
 
 from xenapi_driver.sim import tasks
 from xenapi_driver.sim.doors.refusals import Refusal, reason
+from xenapi_driver.sim.doors.request import Request
+from xenapi_driver.sim.doors.site import Site, Stream
 from xenapi_driver.sim.doors.wire import value_xml
 from xenapi_driver.sim.failure import Failure
 from xenapi_driver.sim.messages import Call
@@ -30,88 +30,6 @@ _CORS = {
     "Access-Control-Allow-Origin": "*",
     "Access-Control-Allow-Headers": "X-Requested-With",
 }
-
-
-class Stream(Protocol):
-    """A connection, whatever is below it."""
-
-    def read(self, size: int) -> bytes:
-        """Return up to ``size`` bytes as soon as there are some; b"" at the end."""
-
-    def write(self, data: bytes) -> None:
-        """Send all of ``data``."""
-
-
-class Computer(Protocol):
-    """The machine that is asked."""
-
-    @property
-    def world(self) -> World:
-        """Its pool."""
-
-    @property
-    def host(self) -> str:
-        """Its reference there."""
-
-
-@dataclass(frozen=True)
-class OneHost:
-    """The machine of a pool's coordinator."""
-
-    world: World
-
-    @property
-    def host(self) -> str:
-        """Return its reference."""
-        pool = self.world.db.refs("pool")[0]
-        return str(self.world.db.row("pool", pool)["master"])
-
-
-@dataclass(frozen=True)
-class Request:
-    """What the head of a request says; header names are in lower case."""
-
-    method: str
-    target: str
-    headers: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def path(self) -> str:
-        """Return the path without its query."""
-        return self.target.partition("?")[0]
-
-    @property
-    def query(self) -> dict[str, str]:
-        """Return the query's arguments."""
-        text = self.target.partition("?")[2]
-        return dict(parse_qsl(text, keep_blank_values=True))
-
-    @property
-    def cookies(self) -> dict[str, str]:
-        """Return the cookies, {} when they make no sense."""
-        try:
-            found = SimpleCookie(self.headers.get("cookie", ""))
-        except CookieError:
-            return {}
-        return {name: morsel.value for name, morsel in found.items()}
-
-    @property
-    def length(self) -> int | None:
-        """Return the bytes of the body; None: an upload without an announcement.
-
-        :raises Refusal: 400, it is no number
-        """
-        text = self.headers.get("content-length")
-        if text is None:
-            return None if self.method in ("PUT", "POST") else 0
-        if not text.isdigit():
-            raise Refusal(400)
-        return int(text)
-
-    @property
-    def is_chunked(self) -> bool:
-        """Return whether the body comes in HTTP's chunks, which a host cannot read."""
-        return "chunked" in self.headers.get("transfer-encoding", "").lower()
 
 
 class Body:
@@ -163,18 +81,22 @@ class Exchange:
 
     :ivar status: of the answer, 0 before it began
     :ivar must_close: the connection cannot serve another request
+    :ivar was_refused: the answer is, or ended with, a page that says so
     """
 
     def __init__(
-        self, request: Request, stream: Stream, machine: Computer, realm: str = ""
+        self, request: Request, stream: Stream, site: Site, realm: str = ""
     ) -> None:
         self.request = request
-        self.machine = machine
+        self.site = site
+        self.machine = site.machine
+        self.peer = stream.peer
         self.body = Body(stream, request.length)
         # Arguments may come as cookies too ("XAPI today", section 7).
         self.arguments = {**request.cookies, **request.query}
         self.status = 0
-        self.must_close = False
+        self.must_close = not request.keeps_alive
+        self.was_refused = False
         self._stream = stream
         self._realm = realm
         self._task = ""
@@ -206,7 +128,8 @@ class Exchange:
     def _own_session(self) -> str:
         world = self.world
         credentials = _basic(self.request.headers.get("authorization", ""))
-        if credentials != (world.username, world.password):
+        known = credentials == (world.username, world.password)
+        if not known and not self.peer.trusted:
             if credentials is not None and world.behaviour.login_delay:
                 time.sleep(world.behaviour.login_delay)
             raise Refusal(401, realm=self._realm)
@@ -294,19 +217,27 @@ class Exchange:
         """Send more of an answer that was begun."""
         self._stream.write(data)
 
-    def answer(self, kind: str, body: bytes) -> None:
-        """Answer 200 in one piece; the connection can be used again."""
+    def answer(
+        self,
+        kind: str,
+        body: bytes,
+        headers: Mapping[str, str] | None = None,
+        *,
+        status: int = 200,
+    ) -> None:
+        """Answer in one piece; the connection can be used again."""
         self.drain()
         # Who has the whole answer finds nothing left of the request.
         self._at_end.close()
         lines = {
-            "Connection": "close" if self.must_close else "keep-alive",
-            "Cache-Control": "no-cache, no-store",
+            "connection": "close" if self.must_close else "keep-alive",
+            "cache-control": "no-cache, no-store",
             "content-type": kind,
             "content-length": str(len(body)),
             **_CORS,
+            **(headers or {}),
         }
-        self._head(200, lines, body)
+        self._head(status, lines, body)
 
     def redirect(self, address: str) -> None:
         """Send the caller to another host, with the same question."""
@@ -315,7 +246,7 @@ class Exchange:
 
     def refuse(self, refusal: Refusal) -> None:
         """Answer with a web page; one that comes too late stands in the stream."""
-        self.must_close = True
+        self.must_close = self.was_refused = True
         self._at_end.close()
         page = refusal.page()
         lines = {

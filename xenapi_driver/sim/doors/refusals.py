@@ -12,6 +12,7 @@ _REASONS = {
     413: ("Request Entity Too Large", "request entity too large"),
     431: ("Request Header Fields Too Large", "request header fields too large"),
     500: ("Internal Error", "internal server error"),
+    501: ("Not Implemented", "method not implemented"),
     503: ("Service Unavailable", "service unavailable"),
 }
 _ADVICE = {

@@ -1,248 +1,139 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The host's HTTP and HTTPS doors.
+"""Doors on the network and on this machine: HTTP, HTTPS and a unix socket.
 
-POST to /jsonrpc (or /json) is JSON-RPC, POST to any other path XML-RPC; with the test
-door open, /_sim/... answers JSON. Connections are kept alive.
+A thread waits for callers, and each connection has one of its own.
 """
 
 import contextlib
-import http.server
-import json
+import os
+import selectors
 import socket
 import ssl
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
-from html import escape
 from pathlib import Path
-from typing import Any
 
-from xenapi_driver.sim.doors import certificate, exchange, handlers
-from xenapi_driver.sim.doors.refusals import Refusal
-from xenapi_driver.sim.doors.wire import Malformed
-from xenapi_driver.sim.failure import ConnectionCut, Failure
+from xenapi_driver.sim.doors import certificate, handlers, http
+from xenapi_driver.sim.doors.connection import TCP, UNIX, Connection, Limits
+from xenapi_driver.sim.doors.rpc import Peer
+from xenapi_driver.sim.doors.site import Site
 
-# Larger RPC bodies are refused ("XAPI today", section 1.1).
-MAX_BODY = 300 * 1024
-_TEST_DOOR = "/_sim"
-_CORS = {
-    "Access-Control-Allow-Origin": "*",
-    "Access-Control-Allow-Headers": "X-Requested-With",
-}
-_FORBIDDEN = (
-    "<html><body><h1>HTTP 403 forbidden</h1>"
-    "Access to the requested resource is forbidden.</body></html>"
-)
+# Seconds for the handshake of a connection.
+_HANDSHAKE = 10.0
+
+if not handlers.load():
+    raise RuntimeError("The handlers of the simulator were not found.")
+
+Talk = Callable[[socket.socket, str], None]
 
 
-@dataclass(frozen=True)
-class Doors:
-    """Who answers: XML-RPC, JSON-RPC, and the test door if it is open."""
+class _Listener:
+    """A listening socket, and the connections that came from it."""
 
-    xml: Callable[[bytes], bytes]
-    json: Callable[[bytes], bytes]
-    machine: exchange.Computer
-    admin: Callable[[str, bytes | None], Any] | None = None
-
-
-@dataclass(frozen=True)
-class _Stream:
-    """A connection's two buffers as one."""
-
-    reader: Any
-    writer: Any
-
-    def read(self, size: int) -> bytes:
-        """Return up to ``size`` bytes as soon as there are some."""
-        data: bytes = self.reader.read1(size)
-        return data
-
-    def write(self, data: bytes) -> None:
-        """Send all of ``data``."""
-        self.writer.write(data)
-
-
-class _Handler(http.server.BaseHTTPRequestHandler):
-    """One connection."""
-
-    protocol_version = "HTTP/1.1"
-    # An answer is several small writes: do not wait for more.
-    disable_nagle_algorithm = True
-    server: "_HttpServer"
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Keep quiet: clients log what they need."""
-
-    def do_GET(self) -> None:
-        """Answer at a handler's path or the test door; elsewhere is the web page."""
-        if not self._handled():
-            self._admin_or_forbidden(None)
-
-    def do_PUT(self) -> None:
-        """Answer at a handler's path."""
-        if not self._handled():
-            self._body()
-            self._html(403, _FORBIDDEN)
-
-    do_CONNECT = do_PUT
-
-    def _handled(self) -> bool:
-        """Let the path's handler answer; return whether there is one."""
-        found = exchange.find(self.command, self.path.partition("?")[0])
-        if found is None:
-            return False
-        function, realm = found
-        headers = {name.lower(): value for name, value in self.headers.items()}
-        request = exchange.Request(self.command, self.path, headers)
-        stream = _Stream(self.rfile, self.wfile)
-        self.close_connection = True
-        try:
-            talk = exchange.Exchange(request, stream, self.server.doors.machine, realm)
-        except Refusal as refusal:
-            self._html(refusal.status, refusal.page().decode())
-            return True
-        talk.run(function)
-        self.close_connection = talk.must_close
-        return True
-
-    def do_OPTIONS(self) -> None:
-        """Answer the browser's question before a call."""
-        self._answer(200, "text/plain", b"")
-
-    def do_POST(self) -> None:
-        """Answer a call."""
-        body = self._body()
-        if body is None:
-            return
-        path = self.path.partition("?")[0]
-        if self._is_test_door():
-            self._admin_or_forbidden(body)
-            return
-        is_json = path in ("/jsonrpc", "/json")
-        door = self.server.doors.json if is_json else self.server.doors.xml
-        try:
-            answer = door(body)
-        except Malformed as error:
-            self._server_error(str(error))
-            return
-        except ConnectionCut:
-            self.close_connection = True
-            return
-        kind = "application/json" if is_json else "text/xml"
-        self._answer(200, kind, answer)
-
-    def _body(self) -> bytes | None:
-        """Return the request's body, or None when it was refused."""
-        length = self.headers.get("Content-Length", "0")
-        if not length.isdigit():
-            self._html(400, "<html><body><h1>HTTP 400 bad request</h1></body></html>")
-            return None
-        if int(length) > MAX_BODY:
-            self._server_error("Http_svr: request body too large")
-            return None
-        return self.rfile.read(int(length))
-
-    def _is_test_door(self) -> bool:
-        path = self.path.partition("?")[0]
-        wanted = path == _TEST_DOOR or path.startswith(_TEST_DOOR + "/")
-        return wanted and self.server.doors.admin is not None
-
-    def _admin_or_forbidden(self, body: bytes | None) -> None:
-        admin = self.server.doors.admin
-        if admin is None or not self._is_test_door():
-            self._html(403, _FORBIDDEN)
-            return
-        try:
-            found = admin(self.path, body)
-        except (TypeError, ValueError, LookupError, Failure) as error:
-            self._answer(400, "text/plain", f"{error}\n".encode())
-            return
-        self._answer(200, "application/json", json.dumps(found).encode() + b"\n")
-
-    def _server_error(self, text: str) -> None:
-        self._html(
-            500,
-            "<html><body><h1>HTTP 500 internal server error</h1>An unexpected error"
-            " occurred; please wait a while and try again. If the problem persists,"
-            " please contact your support representative."
-            f"<h1> Additional information </h1>{escape(text)}</body></html>",
-        )
-
-    def _html(self, status: int, text: str) -> None:
-        self.close_connection = True
-        self._answer(status, "text/html", text.encode())
-
-    def _answer(self, status: int, kind: str, body: bytes) -> None:
-        self.send_response(status)
-        kept = "close" if self.close_connection else "keep-alive"
-        self.send_header("connection", kept)
-        self.send_header("cache-control", "no-cache, no-store")
-        self.send_header("content-type", kind)
-        self.send_header("content-length", str(len(body)))
-        if status == 200:
-            for name, value in _CORS.items():
-                self.send_header(name, value)
-        if status == 401:
-            self.send_header("WWW-Authenticate", 'Basic realm="xapi"')
-        self.end_headers()
-        self.wfile.write(body)
-
-
-class _HttpServer(http.server.ThreadingHTTPServer):
-    """A listener that can cut the connections it accepted."""
-
-    daemon_threads = True
-    request_queue_size = 64
-
-    def __init__(self, address: tuple[str, int], doors: Doors) -> None:
-        self.doors = doors
-        self.context: ssl.SSLContext | None = None
+    def __init__(self, listening: socket.socket, limits: Limits, talk: Talk) -> None:
+        self._listening = listening
+        # A caller may be gone before he is let in.
+        listening.setblocking(False)
+        self._talk = talk
+        self._room = threading.BoundedSemaphore(limits.connections)
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
-        handlers.load()
-        super().__init__(address, _Handler)
+        self._closed = threading.Event()
+        self._bell, self._ringer = socket.socketpair()
+        self._doorman = threading.Thread(
+            target=self._accept, name="sim-door", daemon=True
+        )
+        self._doorman.start()
 
-    def process_request(self, request: Any, client_address: Any) -> None:
-        """Remember the connection and answer it in a thread."""
+    def _accept(self) -> None:
+        with selectors.DefaultSelector() as selector, self._listening, self._bell:
+            selector.register(self._listening, selectors.EVENT_READ)
+            selector.register(self._bell, selectors.EVENT_READ)
+            while not self._closed.is_set():
+                selector.select()
+                # Callers beyond the limit wait in the queue of the kernel.
+                if self._closed.is_set() or not self._room.acquire(timeout=0.1):
+                    continue
+                try:
+                    sock, address = self._listening.accept()
+                except OSError:
+                    self._room.release()
+                    continue
+                self._start(sock, address)
+
+    def _start(self, sock: socket.socket, address: object) -> None:
+        name = f"{address[0]}:{address[1]}" if isinstance(address, tuple) else "local"
         with self._lock:
-            self._open.add(request)
-        super().process_request(request, client_address)
+            self._open.add(sock)
+        threading.Thread(
+            target=self._serve, args=(sock, name), name=f"sim-{name}", daemon=True
+        ).start()
 
-    def finish_request(self, request: Any, client_address: Any) -> None:
-        """Do the TLS handshake, in the connection's thread, then answer."""
-        if self.context is None:
-            super().finish_request(request, client_address)
-            return
-        request.settimeout(10)
-        with self.context.wrap_socket(request, server_side=True) as wrapped:
-            wrapped.settimeout(None)
+    def _serve(self, sock: socket.socket, name: str) -> None:
+        try:
+            # Callers hang up, or refuse the certificate: that is theirs to tell.
+            with contextlib.suppress(OSError), contextlib.closing(sock):
+                self._talk(sock, name)
+        finally:
             with self._lock:
-                self._open.add(wrapped)
-            try:
-                super().finish_request(wrapped, client_address)
-            finally:
-                with self._lock:
-                    self._open.discard(wrapped)
-
-    def shutdown_request(self, request: Any) -> None:
-        """Forget the connection."""
-        with self._lock:
-            self._open.discard(request)
-        super().shutdown_request(request)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Keep quiet about clients that hang up or refuse the certificate."""
+                self._open.discard(sock)
+            self._room.release()
 
     def cut(self) -> None:
         """End all connections."""
         with self._lock:
-            connections = list(self._open)
-        for connection in connections:
-            with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
+            for sock in self._open:
+                with contextlib.suppress(OSError):
+                    sock.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Take no more connections and end those that are open."""
+        self._closed.set()
+        self._ringer.close()
+        self._doorman.join()
+        self.cut()
 
 
-class Server:
+class _Door:
+    """A place where one can come in, shut and opened again."""
+
+    def __init__(self, site: Site, limits: Limits) -> None:
+        self._site = site
+        self._limits = limits
+        self._lock = threading.Lock()
+        self._listener: _Listener | None = None
+
+    def _listen(self) -> socket.socket:
+        raise NotImplementedError
+
+    def _talk(self, sock: socket.socket, name: str) -> None:
+        raise NotImplementedError
+
+    def reopen(self) -> None:
+        """Listen, at the same address as before if it was open before."""
+        with self._lock:
+            if self._listener is None:
+                self._listener = _Listener(self._listen(), self._limits, self._talk)
+
+    def cut(self) -> None:
+        """Cut what is open; who comes again is let in."""
+        with self._lock:
+            if self._listener is not None:
+                self._listener.cut()
+
+    def shut(self) -> None:
+        """Stop listening and cut what is open; can be called again."""
+        with self._lock:
+            listener, self._listener = self._listener, None
+        if listener is not None:
+            listener.close()
+
+    def close(self) -> None:
+        """End for good."""
+        self.shut()
+
+
+class Server(_Door):
     """A door on TCP, open until :meth:`close`.
 
     :ivar url: where it is, such as ``http://127.0.0.1:49152``
@@ -251,11 +142,11 @@ class Server:
     """
 
     def __init__(
-        self, doors: Doors, host: str, port: int, certificate_dir: Path | None
+        self, site: Site, host: str, port: int, certificate_dir: Path | None
     ) -> None:
+        super().__init__(site, TCP)
         self.fingerprint = ""
         self.cert_file: Path | None = None
-        self._doors = doors
         self._context: ssl.SSLContext | None = None
         scheme = "http"
         if certificate_dir is not None:
@@ -263,44 +154,81 @@ class Server:
             self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             self._context.load_cert_chain(self.cert_file)
             scheme = "https"
-        self._lock = threading.Lock()
-        self._http: _HttpServer | None = None
         self.address = (host, port)
         self.reopen()
         self.port = self.address[1]
-        self.url = f"{scheme}://{host}:{self.port}"
+        place = f"[{host}]" if ":" in host else host
+        self.url = f"{scheme}://{place}:{self.port}"
 
-    def reopen(self) -> None:
-        """Listen, at the same address as before if it was open before."""
-        with self._lock:
-            if self._http is not None:
-                return
-            server = _HttpServer(self.address, self._doors)
-            server.context = self._context
-            self.address = (self.address[0], server.server_address[1])
-            self._http = server
-        threading.Thread(
-            target=server.serve_forever,
-            kwargs={"poll_interval": 0.05},
-            name="sim-server",
-            daemon=True,
-        ).start()
+    def _listen(self) -> socket.socket:
+        family = socket.AF_INET6 if ":" in self.address[0] else socket.AF_INET
+        listening = socket.create_server(self.address, family=family, backlog=128)
+        self.address = (self.address[0], listening.getsockname()[1])
+        return listening
 
-    def cut(self) -> None:
-        """Cut what is open; who comes again is let in."""
-        with self._lock:
-            if self._http is not None:
-                self._http.cut()
+    def _talk(self, sock: socket.socket, name: str) -> None:
+        # An answer can be several small writes: do not wait for more.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self._context is None:
+            http.serve(Connection(sock, Peer(name)), self._site, self._limits)
+            return
+        sock.settimeout(_HANDSHAKE)
+        # The listener keeps the socket to cut the connection: a copy is wrapped.
+        with self._context.wrap_socket(sock.dup(), server_side=True) as wrapped:
+            wrapped.settimeout(None)
+            http.serve(
+                Connection(wrapped, Peer(name), encrypted=True),
+                self._site,
+                self._limits,
+            )
+            _say_goodbye(wrapped)
+
+
+def _say_goodbye(wrapped: ssl.SSLSocket) -> None:
+    """Tell that the answer ends here, for callers that read to the end."""
+    wrapped.settimeout(0)
+    with contextlib.suppress(OSError, ValueError):
+        wrapped.unwrap()
+
+
+class UnixServer(_Door):
+    """A door on a unix socket: who can open the file is root, as in a host's dom0.
+
+    :ivar path: of the socket, which is made for its owner alone
+    """
+
+    def __init__(self, site: Site, path: Path) -> None:
+        super().__init__(site, UNIX)
+        self.path = path
+        self.reopen()
+
+    def _listen(self) -> socket.socket:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if self.path.is_socket() and not _somebody_at(self.path):
+            self.path.unlink()
+        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            listening.bind(str(self.path))
+            os.chmod(self.path, 0o600)
+            listening.listen(128)
+        except OSError:
+            listening.close()
+            raise
+        return listening
+
+    def _talk(self, sock: socket.socket, name: str) -> None:
+        peer = Peer(name, trusted=True)
+        http.serve(Connection(sock, peer), self._site, self._limits)
 
     def shut(self) -> None:
-        """Stop listening and cut what is open; can be called again."""
-        with self._lock:
-            server, self._http = self._http, None
-        if server is not None:
-            server.shutdown()
-            server.cut()
-            server.server_close()
+        """Stop listening and remove the file."""
+        was_open = self._listener is not None
+        super().shut()
+        if was_open:
+            self.path.unlink(missing_ok=True)
 
-    def close(self) -> None:
-        """End for good."""
-        self.shut()
+
+def _somebody_at(path: Path) -> bool:
+    """Return whether a process listens there, not only a file left behind."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        return probe.connect_ex(str(path)) == 0

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""API calls over HTTP: XML-RPC at every path that has no other use, and JSON-RPC."""
+
+from collections.abc import Callable
+
+from xenapi_driver.sim.doors.exchange import Exchange, handler
+from xenapi_driver.sim.doors.refusals import Refusal
+from xenapi_driver.sim.doors.rpc import MAX_BODY, Peer
+from xenapi_driver.sim.doors.wire import Malformed
+
+
+@handler("POST", "/")
+def xml_rpc(talk: Exchange) -> None:
+    """Answer an XML-RPC request."""
+    _answer(talk, "text/xml", talk.site.rpc.xml)
+
+
+@handler("POST", "/jsonrpc")
+@handler("POST", "/json")
+def json_rpc(talk: Exchange) -> None:
+    """Answer a JSON-RPC request."""
+    _answer(talk, "application/json", talk.site.rpc.json)
+
+
+def _answer(talk: Exchange, kind: str, call: Callable[[bytes, Peer], bytes]) -> None:
+    size = talk.body.length
+    if size is None:
+        text = "We require a Content-Length: HTTP header"
+        raise Refusal(500, f'Failure("{text}")')
+    if size > MAX_BODY:
+        raise Refusal(500, "Http.Client_requested_size_over_limit")
+    body = talk.body.exactly(size)
+    if len(body) < size:
+        raise ConnectionResetError("The request broke off.")
+    try:
+        answer = call(body, talk.peer)
+    except Malformed as error:
+        raise Refusal(500, str(error)) from error
+    talk.answer(kind, answer)
+
+
+@handler("OPTIONS", "/")
+def options(talk: Exchange) -> None:
+    """Answer what a browser asks before a call to another site."""
+    asked = talk.request.headers.get("access-control-request-headers")
+    headers = {"Access-Control-Allow-Methods": "PUT"}
+    if asked:
+        headers["Access-Control-Allow-Headers"] = asked
+    talk.answer("text/plain", b"", headers)
