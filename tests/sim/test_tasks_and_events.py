@@ -155,3 +155,163 @@ def test_fault_in_a_task(sim, client):
     sim.faults.add("VM.start_on", ["INTERNAL_ERROR", "boom"])
     record = client.task("Async.VM.start_on", vm, host, False, False)
     assert record["error_info"] == ["INTERNAL_ERROR", "boom"]
+
+
+def test_a_token_of_another_life_reads_all_again(local):
+    far = "00000000009999999999,00000000000000000000"
+    assert seen(events(local, ["pool"], far)) == [("pool", "add")]
+
+
+def test_classes_of_any_case_and_objects_of_no_class(client):
+    vm = client.call("VM.create", vm_record())
+    for wanted in ("vm", "VM", "Vm", f"vm/{vm}", f"VM/{vm}"):
+        found = [event["ref"] for event in events(client, [wanted])["events"]]
+        assert vm in found
+    for wanted in ("nosuchclass", "", "/", "a/b/c", "vm/OpaqueRef:NULL", "host/"):
+        assert events(client, [wanted])["events"] == []
+
+
+def test_a_deletion_is_told_once_to_those_who_knew(client):
+    vm = client.call("VM.create", vm_record())
+    token = events(client, ["vm"])["token"]
+    client.call("VM.destroy", vm)
+    batch = events(client, ["vm"], token)
+    (event,) = batch["events"]
+    assert (event["operation"], event["ref"]) == ("del", vm)
+    assert "snapshot" not in event
+    assert events(client, ["vm"], batch["token"])["events"] == []
+
+
+def test_deletions_are_forgotten_when_there_are_many(local):
+    token = events(local, ["network"])["token"]
+    for _ in range(600):
+        ref = local.call("network.create", {"other_config": {}})
+        local.call("network.destroy", ref)
+    # Nobody who asked before knew them; now somebody does, and misses some.
+    many = [local.call("network.create", {"other_config": {}}) for _ in range(600)]
+    token = events(local, ["network"], token)["token"]
+    for ref in many:
+        local.call("network.destroy", ref)
+    batch = events(local, ["network"], token)
+    assert 0 < len(batch["events"]) < 600
+    left = len(local.call("network.get_all"))
+    assert int(batch["valid_ref_counts"]["network"]) == left
+
+
+def test_a_negative_timeout_waits_for_a_change(sim, local):
+    token = events(local, ["pool"])["token"]
+    found = []
+    other = XmlClient(sim.handle)
+    waiting = threading.Thread(
+        target=lambda: found.append(seen(events(other, ["pool"], token, -1.0)))
+    )
+    waiting.start()
+    waiting.join(0.3)
+    assert waiting.is_alive()
+    pool = local.call("pool.get_all")[0]
+    local.call("pool.set_name_label", pool, "changed")
+    waiting.join(5)
+    assert found == [[("pool", "mod")]]
+
+
+# the old interface
+
+
+def test_next_wants_a_registration(client):
+    assert refusal(client, "event.next")[0] == "SESSION_NOT_REGISTERED"
+    client.call("event.register", ["vm"])
+    client.call("VM.create", vm_record(name_label="queued"))
+    (event,) = client.call("event.next")
+    assert (event["class"], event["operation"]) == ("vm", "add")
+    assert event["snapshot"]["name_label"] == "queued"
+    client.call("event.unregister", ["vm"])
+    assert refusal(client, "event.next")[0] == "SESSION_NOT_REGISTERED"
+
+
+def test_next_waits_and_numbers_what_it_tells(sim, local):
+    local.call("event.register", ["*"])
+    first = int(local.call("event.get_current_id"))
+    pool = local.call("pool.get_all")[0]
+    found = []
+    waiting = threading.Thread(target=lambda: found.extend(local.call("event.next")))
+    waiting.start()
+    waiting.join(0.2)
+    assert found == []
+    XmlClient(sim.handle).call("pool.set_name_label", pool, "changed")
+    waiting.join(5)
+    assert "pool" in [event["class"] for event in found]
+    assert [int(event["id"]) for event in found] == list(
+        range(first, first + len(found))
+    )
+    assert int(local.call("event.get_current_id")) == first + len(found)
+
+
+def test_who_does_not_come_for_events_has_lost_some(local):
+    local.call("event.register", ["vm"])
+    vm = local.call("VM.create", vm_record())
+    for number in range(600):
+        local.call("VM.set_name_label", vm, str(number))
+    assert refusal(local, "event.next") == ["EVENTS_LOST"]
+    local.call("VM.set_name_label", vm, "after all")
+    (event,) = local.call("event.next")
+    assert event["snapshot"]["name_label"] == "after all"
+
+
+def test_next_ends_with_the_session(sim, local):
+    local.call("event.register", ["pool"])
+    codes = []
+    waiting = threading.Thread(
+        target=lambda: codes.append(refusal(local, "event.next")[0])
+    )
+    waiting.start()
+    waiting.join(0.1)
+    XmlClient(sim.handle).raw("session.logout", local.session)
+    waiting.join(5)
+    assert codes == ["SESSION_INVALID"]
+
+
+# the life of tasks
+
+
+def test_the_oldest_finished_tasks_go_when_there_are_many(local):
+    first = local.call("task.create", "first", "")
+    pending = local.call("task.create", "pending", "")
+    local.call("task.set_status", first, "success")
+    for number in range(210):
+        ref = local.call("task.create", str(number), "")
+        local.call("task.set_status", ref, "failure")
+    tasks = local.call("task.get_all")
+    assert len(tasks) <= 201
+    assert first not in tasks
+    assert pending in tasks
+
+
+def test_a_task_of_old_is_gone(sim, local):
+    vm = local.call("VM.create", vm_record())
+    old = local.call("Async.VM.get_possible_hosts", vm)
+    while local.call("task.get_status", old) == "pending":
+        time.sleep(0.01)
+    row = {"finished": "20200101T00:00:00Z", "created": "20200101T00:00:00Z"}
+    sim.world.db.update("task", old, **row)
+    local.call("Async.VM.get_possible_hosts", vm)
+    assert refusal(local, "task.get_record", old)[0] == "HANDLE_INVALID"
+
+
+def test_work_with_domains_notes_where_it_could_stop(client):
+    vm = client.call("VM.create", vm_record())
+    key = "debug_info:cancel_points_seen"
+    started = client.task("Async.VM.start", vm, False, False)
+    assert int(started["other_config"][key]) > 0
+    assert key not in client.task("Async.VM.start", vm, False, False)["other_config"]
+    assert key not in client.task("Async.VM.get_possible_hosts", vm)["other_config"]
+
+
+def test_a_pending_task_of_ones_own_goes_when_it_is_done(client):
+    ref = client.call("task.create", "mine", "of my own")
+    client.call("task.set_progress", ref, 0.5)
+    client.call("task.destroy", ref)
+    record = client.call("task.get_record", ref)
+    assert list(record["current_operations"].values()) == ["destroy"]
+    assert float(record["progress"]) == 0.5
+    client.call("task.set_status", ref, "success")
+    assert refusal(client, "task.get_record", ref)[0] == "HANDLE_INVALID"

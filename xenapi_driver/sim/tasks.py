@@ -3,18 +3,46 @@
 
 import dataclasses
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 from xenapi_driver.sim.doors.wire import value_xml
 from xenapi_driver.sim.failure import ConnectionCut, Failure
 from xenapi_driver.sim.messages import Call
-from xenapi_driver.sim.world import World, now
+from xenapi_driver.sim.world import World, now, stamp
+
+# Finished tasks are kept this many seconds, and no more than so many of them.
+KEEP_SECONDS = 65 * 60
+KEEP_TASKS = 200
+
+# How often the work of a host's lower half, with the guest's domain, can be stopped
+# half way. A task says so of itself.
+_CANCEL_POINTS = {
+    "VBD.plug": 2,
+    "VBD.unplug": 2,
+    "VIF.plug": 2,
+    "VIF.unplug": 2,
+    "VM.clean_reboot": 14,
+    "VM.clean_shutdown": 8,
+    "VM.hard_reboot": 14,
+    "VM.hard_shutdown": 8,
+    "VM.pause": 2,
+    "VM.pool_migrate": 10,
+    "VM.resume": 6,
+    "VM.resume_on": 6,
+    "VM.shutdown": 8,
+    "VM.start": 6,
+    "VM.start_on": 6,
+    "VM.suspend": 8,
+    "VM.unpause": 2,
+}
 
 
 def start(call: Call, name: str, work: Callable[[Call], Any]) -> str:
     """Begin ``work`` in a thread and return its task's reference."""
     db = call.db
+    sweep(call.world)
     ref = db.create(
         "task",
         {
@@ -37,6 +65,7 @@ def start(call: Call, name: str, work: Callable[[Call], Any]) -> str:
 def _carry_out(call: Call, work: Callable[[Call], Any]) -> None:
     try:
         value = work(call)
+        _note_cancel_points(call)
     except Failure as failure:
         status = "cancelled" if failure.code == "TASK_CANCELLED" else "failure"
         finish(call.world, call.task, status, error=failure.description)
@@ -49,6 +78,33 @@ def _carry_out(call: Call, work: Callable[[Call], Any]) -> None:
         raise
     else:
         finish(call.world, call.task, "success", result=value_xml(value))
+
+
+def _note_cancel_points(call: Call) -> None:
+    points = _CANCEL_POINTS.get(call.method)
+    with call.db.changed:
+        if points is None or not call.db.exists("task", call.task):
+            return
+        old = call.db.row("task", call.task)["other_config"]
+        noted = {**old, "debug_info:cancel_points_seen": str(points)}
+        call.db.update("task", call.task, other_config=noted)
+
+
+def sweep(world: World) -> None:
+    """Remove finished tasks that are old, and the oldest where there are many."""
+    db = world.db
+    with db.changed:
+        done = [
+            (max(str(row["finished"]), str(row["created"])), ref)
+            for ref, row in db.rows("task")
+            if row["status"] not in ("pending", "cancelling")
+        ]
+        done.sort(key=lambda pair: pair[0])
+        surplus = db.count("task") - KEEP_TASKS + 1
+        oldest = stamp(time.time() - KEEP_SECONDS)
+        for number, (finished, ref) in enumerate(done):
+            if number < surplus or finished < oldest:
+                db.destroy("task", ref)
 
 
 def finish(

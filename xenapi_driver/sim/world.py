@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from xenapi_driver.sim.dom0 import Dom0
 from xenapi_driver.sim.doors.wire import Timestamp
@@ -67,6 +67,8 @@ class World:
     :ivar addresses: where the hosts are reached; made up where there are too few
     :ivar machines: who stands where, other pools included
     :ivar dom0s: host reference to its dom0, where that is not ``dom0``
+    :ivar queues: session to what it registered for, see class event
+    :ivar events_told: how many events left those queues so far
     :ivar dark: references of hosts that do not answer
     :ivar cancelled: references of tasks that somebody cancelled
     """
@@ -87,6 +89,8 @@ class World:
     nics: dict[str, dict[str, str]] = field(default_factory=dict)
     dom0s: dict[str, Dom0] = field(default_factory=dict)
     cancelled: set[str] = field(default_factory=set)
+    queues: dict[str, Any] = field(default_factory=dict)
+    events_told: int = 0
     dark: set[str] = field(default_factory=set)
     closing: threading.Event = field(default_factory=threading.Event)
     compute_vm: str = ""
@@ -116,6 +120,7 @@ class World:
                     if cls == "task":
                         self.cancelled.add(ref)
                     self.db.destroy(cls, ref)
+            self.queues.clear()
 
     def address(self, number: int) -> str:
         """Return the management address of the pool's host number ``number``."""

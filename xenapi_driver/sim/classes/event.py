@@ -16,7 +16,7 @@ _BATCH = 0.05
 Event = dict[str, Any]
 
 
-class _Subscription:
+class Subscription:
     """Classes and objects that a caller wants to hear of; any case of class."""
 
     def __init__(self, wanted: list[str]) -> None:
@@ -58,8 +58,8 @@ def _event(number: int, cls: str, operation: str, ref: str) -> Event:
     }
 
 
-def _changes(
-    db: Registry, wanted: _Subscription, since: int, looked: int
+def changes(
+    db: Registry, wanted: Subscription, since: int, looked: int
 ) -> Iterator[Event]:
     """Yield the events after a generation, one an object, oldest change first.
 
@@ -88,11 +88,16 @@ def _tells(db: Registry, cls: str) -> bool:
 
 
 def _counts(db: Registry) -> dict[str, WireInt]:
-    return {
-        cls.lower(): WireInt(db.count(cls))
-        for cls, model in db.schema.classes.items()
-        if model.stored
-    }
+    return {cls.lower(): WireInt(db.count(cls)) for cls in db.schema.classes}
+
+
+def require_session(call: Call) -> None:
+    """End a wait when the session or the host ends.
+
+    :raises Failure: SESSION_INVALID
+    """
+    if call.world.closing.is_set() or not call.db.exists("session", call.session):
+        raise Failure("SESSION_INVALID", call.session)
 
 
 @message("event.from", blocking=True)
@@ -102,7 +107,7 @@ def from_(call: Call, classes: list[str], token: str, timeout: float) -> dict[st
     A negative time-out waits for ever; logging out ends the wait.
     """
     db = call.db
-    wanted = _Subscription(classes)
+    wanted = Subscription(classes)
     since = _parse_token(token)
     if since > db.generation:
         # The token comes from another life of the database: read all again.
@@ -110,10 +115,9 @@ def from_(call: Call, classes: list[str], token: str, timeout: float) -> dict[st
     deadline, looked = time.monotonic() + timeout, since
     with db.changed:
         while True:
-            if call.world.closing.is_set() or not db.exists("session", call.session):
-                raise Failure("SESSION_INVALID", call.session)
+            require_session(call)
             db.settle()
-            events = list(_changes(db, wanted, since, looked))
+            events = list(changes(db, wanted, since, looked))
             looked = db.generation
             left = deadline - time.monotonic()
             if events or 0 <= timeout and left <= 0:
@@ -136,20 +140,3 @@ def inject(call: Call, cls: str, ref: str) -> str:
     before = token_of(call.db.generation)
     call.db.touch(cls, ref)
     return before
-
-
-@message("event.register", "event.unregister")
-def register(call: Call, classes: list[str]) -> None:
-    """Do nothing: the old interface's queue is not kept."""
-
-
-@message("event.next")
-def next_(call: Call) -> None:
-    """Refuse: event.from replaced it."""
-    raise Failure("SESSION_NOT_REGISTERED", call.session)
-
-
-@message("event.get_current_id")
-def get_current_id(call: Call) -> int:
-    """Return the generation."""
-    return call.db.generation

@@ -103,6 +103,7 @@ def create_from_db_file(call: Call, filename: str) -> str:
 @message("session.logout", "session.local_logout")
 def logout(call: Call) -> None:
     """Close the session; blocked event calls of it end with SESSION_INVALID."""
+    call.world.queues.pop(call.session, None)
     call.db.destroy("session", call.session)
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Class task: tasks that callers make, follow, cancel and remove."""
 
+from xenapi_driver.sim import tasks
 from xenapi_driver.sim.messages import Call, computed, message
 from xenapi_driver.sim.registry import Registry, Row
 from xenapi_driver.sim.world import now
@@ -24,6 +25,7 @@ def allowed_operations(db: Registry, ref: str, row: Row) -> list[str]:
 @message("task.create")
 def create(call: Call, label: str, description: str) -> str:
     """Make a task for the caller's own use; it stays pending until set."""
+    tasks.sweep(call.world)
     return call.db.create(
         "task",
         {
