@@ -15,6 +15,7 @@ def restart_toolstack(machine: Machine) -> None:
         door.cut()
     machine.local_sessions.clear()
     _note_start(machine, "agent_start_time")
+    _enable(machine)
     if not machine.is_supporter:
         machine.world.forget_memory()
 
@@ -25,6 +26,13 @@ def _note_start(machine: Machine, *keys: str) -> None:
         old = db.row("host", machine.host)["other_config"]
         stamps = dict.fromkeys(keys, f"{time.time():.0f}.")
         db.update("host", machine.host, other_config={**old, **stamps})
+
+
+def _enable(machine: Machine) -> None:
+    """Let a toolstack that starts take guests, unless somebody said it should not."""
+    world = machine.world
+    if machine.host not in world.stay_disabled | world.going:
+        world.db.update("host", machine.host, enabled=True)
 
 
 def _set_live(machine: Machine, live: bool) -> None:
@@ -73,6 +81,8 @@ def on(machine: Machine) -> None:
         settlement.bury_guests(machine.world, machine.host)
         _set_live(machine, True)
         _note_start(machine, "boot_time", "agent_start_time")
+        machine.world.going.discard(machine.host)
+        _enable(machine)
         if not machine.is_supporter:
             machine.world.forget_memory()
     machine.running = True

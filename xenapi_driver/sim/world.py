@@ -28,6 +28,7 @@ class Behaviour:
     :ivar session_timeout: seconds without a call after which a session is gone
     :ivar shutdown_timeout: seconds that a clean shutdown waits for a silent guest
         (1200 on a real host)
+    :ivar boot_time: seconds that a host needs to start
     :ivar dead_after: seconds without heartbeats until a host counts as dead
     :ivar block_device_dir: where disks that are plugged into the compute VM appear as
         block devices of this machine; None: nowhere
@@ -38,6 +39,7 @@ class Behaviour:
     agents: bool = True
     session_timeout: float = 24 * 3600.0
     shutdown_timeout: float = 1.0
+    boot_time: float = 1.0
     dead_after: float = 600.0
     block_device_dir: Path | None = None
 
@@ -70,6 +72,8 @@ class World:
     :ivar queues: session to what it registered for, see class event
     :ivar events_told: how many events left those queues so far
     :ivar dark: references of hosts that do not answer
+    :ivar stay_disabled: hosts that are not enabled when they start
+    :ivar going: hosts that are about to go down
     :ivar cancelled: references of tasks that somebody cancelled
     """
 
@@ -92,6 +96,8 @@ class World:
     queues: dict[str, Any] = field(default_factory=dict)
     events_told: int = 0
     dark: set[str] = field(default_factory=set)
+    stay_disabled: set[str] = field(default_factory=set)
+    going: set[str] = field(default_factory=set)
     closing: threading.Event = field(default_factory=threading.Event)
     compute_vm: str = ""
     next_domid: int = 1

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Class host: emptying a host before something is done to it."""
 
+from xenapi_driver.sim import tasks
 from xenapi_driver.sim.classes import migration
 from xenapi_driver.sim.failure import Failure
 from xenapi_driver.sim.messages import Call, message
@@ -62,12 +63,32 @@ def assert_can_evacuate(call: Call, host: str) -> None:
         raise Failure("CANNOT_EVACUATE_HOST", "|".join(reasons))
 
 
-@message("host.evacuate")
+@message("host.evacuate", blocking=True)
 def evacuate(call: Call, host: str, network: str, batch: int) -> None:
-    """Move all guests to other hosts; none is moved where one cannot be."""
-    stuck = get_vms_which_prevent_evacuation(call, host)
-    for reason in stuck.values():
-        raise Failure(*reason)
-    for vm in _guests(call, host):
-        call.check_cancelled()
-        migration.move(call, vm, _refuge(call, vm, host))
+    """Move all guests to other hosts; none is moved where one cannot be.
+
+    :raises Failure: what stands in a guest's way, HOST_EVACUATE_IN_PROGRESS
+    """
+    db = call.db
+    key = call.task or db.new_ref()
+    with db.changed:
+        going_on = db.row("host", host)["current_operations"]
+        if "evacuate" in going_on.values():
+            raise Failure("HOST_EVACUATE_IN_PROGRESS", host)
+        for reason in get_vms_which_prevent_evacuation(call, host).values():
+            raise Failure(*reason)
+        vms = _guests(call, host)
+        operations = {**going_on, key: "evacuate"}
+        db.update("host", host, current_operations=operations)
+    try:
+        for number, vm in enumerate(vms):
+            call.check_cancelled()
+            with db.changed:
+                if db.exists("VM", vm) and db.row("VM", vm)["resident_on"] == host:
+                    migration.move(call, vm, _refuge(call, vm, host))
+            tasks.set_progress(call, (number + 1) / len(vms))
+    finally:
+        with db.changed:
+            operations = dict(db.row("host", host)["current_operations"])
+            del operations[key]
+            db.update("host", host, current_operations=operations)

@@ -2,7 +2,6 @@
 """Classes host and host_metrics: the physical host."""
 
 import json
-import time
 
 from xenapi_driver.sim import memory
 from xenapi_driver.sim.dom0 import PluginError
@@ -68,18 +67,6 @@ def compute_memory_overhead(call: Call, host: str) -> int:
     return int(call.db.row("host", host)["memory_overhead"])
 
 
-@message("host.disable")
-def disable(call: Call, host: str, auto_enable: bool) -> None:
-    """Take no more guests."""
-    call.db.update("host", host, enabled=False)
-
-
-@message("host.enable")
-def enable(call: Call, host: str) -> None:
-    """Take guests again."""
-    call.db.update("host", host, enabled=True)
-
-
 @message("host.dmesg")
 def dmesg(call: Call, host: str) -> str:
     """Return the kernel messages."""
@@ -96,22 +83,3 @@ def has_extension(call: Call, host: str, name: str) -> bool:
 def list_methods(call: Call) -> None:
     """Refuse, as a real host does: system.listMethods is the way."""
     raise Failure("NOT_IMPLEMENTED", "list_method")
-
-
-@message("host.reboot", "host.shutdown")
-def reboot(call: Call, host: str) -> None:
-    """Restart the host: it must be disabled and empty."""
-    if call.db.row("host", host)["enabled"]:
-        raise Failure("HOST_NOT_DISABLED")
-    for vm in call.db.row("host", host)["resident_VMs"]:
-        if not call.db.row("VM", vm)["is_control_domain"]:
-            raise Failure("HOST_HAS_RESIDENT_VMS", host)
-    stamp = {
-        "boot_time": f"{time.time():.0f}.",
-        "agent_start_time": f"{time.time():.0f}.",
-    }
-    call.db.update(
-        "host",
-        host,
-        other_config={**call.db.row("host", host)["other_config"], **stamp},
-    )
