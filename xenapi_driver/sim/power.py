@@ -74,7 +74,7 @@ def _miss(machine: Machine, life: int) -> None:
 
 def on(machine: Machine) -> None:
     """Let it start again; its guests are found halted."""
-    if machine.running:
+    if machine.running or machine.world.closing.is_set():
         return
     db = machine.world.db
     if db.exists("host", machine.host):
