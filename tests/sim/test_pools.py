@@ -375,6 +375,112 @@ def test_the_ticket_is_good_as_long_as_its_session(neighbours):
     refused("SESSION_INVALID", here.call, "VM.assert_can_migrate", *arguments)
 
 
+def test_shared_disks_stay_where_they_are(pair):
+    client = XmlClient(pair.handle)
+    first, second = hosts_of(client)
+    vm, vdi = guest(client, shared_sr(client))
+    local = local_sr(client, first)
+    extra = client.call("VDI.create", vdi_record(local, virtual_size=str(GIB // 64)))
+    client.call("VBD.create", vbd_record(vm, extra, userdevice="1"))
+    client.call("VM.start_on", vm, first, False, False)
+    dest = client.call("host.migrate_receive", second, management_network(client), {})
+    assert refused("VDI_NOT_IN_MAP", client.call, *send(vm, dest, {})) == [extra]
+    wrong = refused("VM_REQUIRES_SR", client.call, *send(vm, dest, {extra: local}))
+    assert wrong == [vm, local]
+    client.call(*send(vm, dest, {extra: local_sr(client, second)}))
+    used = [client.call("VBD.get_VDI", vbd) for vbd in client.call("VM.get_VBDs", vm)]
+    assert vdi in used
+    assert extra not in used
+    assert client.call("VM.get_resident_on", vm) == second
+
+
+def test_a_snapshot_goes_along_and_two_do_not(neighbours):
+    sim, here, there = neighbours
+    vm, dest, vdis, vifs = prepared(sim, here, there)
+    snapshot = here.call("VM.snapshot", vm, "before")
+    uuid = here.call("VM.get_uuid", snapshot)
+    ((disk, _),) = vdis.items()
+    store, name = store_of(sim.world, disk)
+    store.write(name, 0, b"changed")
+    second = here.call("VM.snapshot", vm, "again")
+    refused("VM_HAS_TOO_MANY_SNAPSHOTS", here.call, *send(vm, dest, vdis, vifs))
+    for vbd in here.call("VM.get_VBDs", second):
+        vdi = here.call("VBD.get_VDI", vbd)
+        here.call("VM.destroy", second)
+        here.call("VDI.destroy", vdi)
+    new = here.call(*send(vm, dest, vdis, vifs))
+    refused("HANDLE_INVALID", here.call, "VM.get_record", snapshot)
+    (kept,) = there.call("VM.get_snapshots", new)
+    record = there.call("VM.get_record", kept)
+    assert (record["uuid"], record["is_a_snapshot"]) == (uuid, True)
+    world = sim.machines.all[1].world
+    for ref, content in ((new, b"changed"), (kept, b"luggage")):
+        vdi = there.call("VBD.get_VDI", *there.call("VM.get_VBDs", ref))
+        store, name = store_of(world, vdi)
+        assert store.read(name, 0, 7) == content
+    assert there.call("VDI.get_is_a_snapshot", vdi)
+    left = [row["name_label"] for row in here.call("VDI.get_all_records").values()]
+    assert "disk" not in left
+
+
+def test_a_checkpoint_goes_to_no_other_pool(neighbours):
+    sim, here, there = neighbours
+    vm, dest, vdis, vifs = prepared(sim, here, there)
+    snapshot = here.call("VM.snapshot", vm, "held")
+    sim.world.db.update("VM", snapshot, power_state="Suspended")
+    refused("VM_HAS_CHECKPOINT", here.call, *send(vm, dest, vdis, vifs))
+
+
+def test_a_suspended_guest_goes_on_in_another_pool(neighbours):
+    sim, here, there = neighbours
+    vm, dest, vdis, vifs = prepared(sim, here, there)
+    here.call("VM.start", vm, False, False)
+    here.call("VM.suspend", vm)
+    image = here.call("VM.get_suspend_VDI", vm)
+    new = here.call(*send(vm, dest, vdis, vifs))
+    refused("HANDLE_INVALID", here.call, "VDI.get_record", image)
+    record = there.call("VM.get_record", new)
+    assert record["power_state"] == "Suspended"
+    assert there.call("VDI.get_type", record["suspend_VDI"]) == "suspend"
+    there.call("VM.resume", new, False, False)
+    assert there.call("VM.get_power_state", new) == "Running"
+
+
+def test_a_host_sends_three_at_once(pair):
+    client = XmlClient(pair.handle)
+    first, second = hosts_of(client)
+    vm, vdi = guest(client, local_sr(client, first))
+    dest = client.call("host.migrate_receive", second, management_network(client), {})
+    call = send(vm, dest, {vdi: local_sr(client, second)})
+    pair.world.sending.extend([first] * 3)
+    assert refused("TOO_MANY_STORAGE_MIGRATES", client.call, *call) == ["3"]
+    pair.world.sending.pop()
+    client.call(*call)
+    assert pair.world.sending == [first] * 2
+
+
+def test_one_disk_of_a_running_guest_moves(pair):
+    client = XmlClient(pair.handle)
+    first, second = hosts_of(client)
+    shared = shared_sr(client)
+    vm, vdi = guest(client, local_sr(client, first))
+    store, name = store_of(pair.world, vdi)
+    store.write(name, 512, b"still here")
+    move = ("VDI.pool_migrate", vdi, shared, {})
+    assert refused("VDI_NEEDS_VM_FOR_MIGRATE", client.call, *move) == [vdi]
+    client.call("VM.start", vm, False, False)
+    far = local_sr(client, second)
+    refused("SR_NOT_ATTACHED", client.call, "VDI.pool_migrate", vdi, far, {})
+    new = client.call(*move)
+    assert client.call("VDI.get_SR", new) == shared
+    assert client.call("VBD.get_VDI", *client.call("VM.get_VBDs", vm)) == new
+    store, name = store_of(pair.world, new)
+    assert store.read(name, 512, 10) == b"still here"
+    refused("HANDLE_INVALID", client.call, "VDI.get_record", vdi)
+    client.call("VM.pool_migrate", vm, second, {"live": "true"})
+    assert client.call("VM.get_resident_on", vm) == second
+
+
 # joining and leaving
 
 

@@ -3,7 +3,7 @@
 
 from dataclasses import dataclass, replace
 
-from xenapi_driver.sim import disks, guests
+from xenapi_driver.sim import disks, guests, tasks
 from xenapi_driver.sim.failure import Failure
 from xenapi_driver.sim.messages import HANDLERS, Call
 from xenapi_driver.sim.registry import Registry, Row
@@ -83,36 +83,78 @@ def disks_of(db: Registry, row: Row) -> list[str]:
     return found
 
 
-def take_place(db: Registry, old: str, new: str) -> None:
-    """Let the drives of one VDI use another, which gets its name and description."""
-    row = db.row("VDI", old)
-    kept = ("name_label", "name_description", "other_config", "tags", "type")
-    db.update("VDI", new, **{name: row[name] for name in kept})
-    for vbd in list(row["VBDs"]):
-        db.update("VBD", vbd, VDI=new)
+def all_disks(db: Registry, vm: str, snapshots: bool) -> list[str]:
+    """Return what moves with a VM: its disks, its snapshots', and its memory's."""
+    found: dict[str, None] = {}
+    for ref in [vm, *(db.row("VM", vm)["snapshots"] if snapshots else [])]:
+        row = db.row("VM", ref)
+        found.update(dict.fromkeys(disks_of(db, row)))
+        if db.exists("VDI", row["suspend_VDI"]):
+            found[row["suspend_VDI"]] = None
+    return list(found)
+
+
+def take_place(db: Registry, moved: dict[str, str]) -> None:
+    """Let everything that uses the old disks use the new ones."""
+    _relate(db, db, moved)
+    for old, new in moved.items():
+        row = db.row("VDI", old)
+        for vbd in list(row["VBDs"]):
+            db.update("VBD", vbd, VDI=new)
+        for snapshot in list(row["snapshots"]):
+            if snapshot not in moved:
+                db.update("VDI", snapshot, snapshot_of=new)
+        for vm in db.find("VM", suspend_VDI=old):
+            db.update("VM", vm, suspend_VDI=new)
+
+
+def _relate(source: Registry, target: Registry, moved: dict[str, str]) -> None:
+    """Write down of which disks the copies of snapshots are snapshots."""
+    for old, new in moved.items():
+        row = source.row("VDI", old)
+        if not row["is_a_snapshot"]:
+            continue
+        of = row["snapshot_of"]
+        kept = of if source is target else NULL
+        target.update(
+            "VDI",
+            new,
+            is_a_snapshot=True,
+            snapshot_time=row["snapshot_time"],
+            snapshot_of=moved.get(of, kept),
+        )
 
 
 def send(call: Call, vm: str, way: Way) -> str:
-    """Make the VM in the other pool, start it there if it runs; drop it here."""
+    """Make the VM in the other pool, let it go on there; drop it here.
+
+    Its snapshots go along, unless it is only copied.
+    """
     here, there = call.world, way.world
     with here.db.changed:
         row = dict(here.db.row("VM", vm))
+        family = [vm, *([] if way.copy else row["snapshots"])]
+        rows = {ref: dict(here.db.row("VM", ref)) for ref in family}
     moved: dict[str, str] = {}
-    new = ""
+    made: dict[str, str] = {}
     try:
         for old, sr in way.disks.items():
             moved[old] = send_disk(call, old, there, sr)
+            tasks.set_progress(call, 0.1 + 0.8 * len(moved) / len(way.disks))
         with there.db.changed:
-            new = _create(call, row, way)
-            _create_devices(call, row, way, (new, moved))
+            _relate(here.db, there.db, moved)
+            for ref, one in rows.items():
+                made[ref] = _create(call, one, way, (made.get(vm, ""), moved))
+                _create_devices(call, one, way, (made[ref], moved))
             if row["power_state"] == "Running":
-                guests.start(there, new, way.host, False)
+                guests.start(there, made[vm], way.host, False)
     except BaseException:
-        remove(replace(call, world=there), new, list(moved.values()))
+        elsewhere = replace(call, world=there)
+        remove(elsewhere, list(made.values()), list(moved.values()))
         raise
     if not way.copy:
-        _leave(call, vm, list(moved))
-    return new
+        _leave(call, family, list(moved))
+    return made[vm]
 
 
 def send_disk(call: Call, old: str, there: World, sr: str) -> str:
@@ -140,17 +182,22 @@ def send_disk(call: Call, old: str, there: World, sr: str) -> str:
         target.discard(where)
 
 
-def _create(call: Call, row: Row, way: Way) -> str:
-    """Make the VM's record in the other pool."""
+def _create(call: Call, row: Row, way: Way, made: tuple[str, dict[str, str]]) -> str:
+    """Make a VM's record in the other pool; ``made`` holds its origin and disks."""
     there = way.world
+    origin, moved = made
     fields = {name: value for name, value in row.items() if name not in _STAYS}
     if way.copy:
         fields.pop("uuid")
     elif there is not call.world and there.db.find("VM", uuid=row["uuid"]):
         raise Failure("DUPLICATE_VM", row["uuid"])
+    fields.update(power_state="Halted", domid=-1, affinity=way.host)
+    if row["power_state"] == "Suspended":
+        fields.update(power_state="Suspended", suspend_VDI=moved[row["suspend_VDI"]])
+    if row["is_a_snapshot"]:
+        fields.update(snapshot_of=origin, affinity=NULL)
     metrics = there.db.create("VM_metrics", {})
-    values = {"metrics": metrics, "power_state": "Halted", "domid": -1}
-    return there.db.create("VM", {**fields, **values, "affinity": way.host})
+    return there.db.create("VM", {**fields, "metrics": metrics})
 
 
 def _create_devices(
@@ -165,30 +212,37 @@ def _create_devices(
             drive.pop(name)
         known = drive["VDI"] in moved
         drive.update(VM=new, VDI=moved.get(drive["VDI"], NULL), empty=not known)
-        drive.update(currently_attached=False)
+        kept = row["power_state"] == "Suspended" and drive["currently_attached"]
+        drive.update(currently_attached=kept)
         there.db.create("VBD", drive)
     for vif in row["VIFs"]:
         card = dict(call.db.row("VIF", vif))
         for name in ("uuid", "allowed_operations", "current_operations"):
             card.pop(name)
-        card.update(VM=new, currently_attached=False)
+        kept = row["power_state"] == "Suspended" and card["currently_attached"]
+        card.update(VM=new, currently_attached=kept)
         card["network"] = way.networks.get(vif, card["network"])
         there.db.create("VIF", card)
 
 
-def _leave(call: Call, vm: str, gone: list[str]) -> None:
-    """Take the VM and its disks out of this pool."""
+def _leave(call: Call, vms: list[str], gone: list[str]) -> None:
+    """Take the VM, its snapshots and all their disks out of this pool."""
     with call.db.changed:
-        if call.db.row("VM", vm)["power_state"] != "Halted":
-            guests.stop(call.world, vm)
-        call.db.update("VM", vm, is_a_template=False, blocked_operations={})
-        remove(call, vm, gone)
+        for vm in vms:
+            if call.db.row("VM", vm)["power_state"] in ("Running", "Paused"):
+                guests.stop(call.world, vm)
+            call.db.update("VM", vm, is_a_template=False, blocked_operations={})
+        remove(call, vms, gone)
 
 
-def remove(call: Call, vm: str, vdis: list[str]) -> None:
-    """Destroy a halted VM, if there is one, and disks."""
-    with call.db.changed:
-        if vm:
+def remove(call: Call, vms: list[str], vdis: list[str]) -> None:
+    """Destroy VMs that do not run, and disks."""
+    db = call.db
+    with db.changed:
+        for vm in vms:
+            db.update("VM", vm, power_state="Halted", suspend_VDI=NULL)
+            for vbd in db.row("VM", vm)["VBDs"]:
+                db.update("VBD", vbd, currently_attached=False)
             HANDLERS["VM.destroy"].function(call, vm)
         for vdi in vdis:
             HANDLERS["VDI.destroy"].function(call, vdi)

@@ -72,6 +72,7 @@ class World:
     :ivar queues: session to what it registered for, see class event
     :ivar events_told: how many events left those queues so far
     :ivar dark: references of hosts that do not answer
+    :ivar sending: hosts that send a disk elsewhere, one entry for each
     :ivar stay_disabled: hosts that are not enabled when they start
     :ivar going: hosts that are about to go down
     :ivar cancelled: references of tasks that somebody cancelled
@@ -96,6 +97,7 @@ class World:
     queues: dict[str, Any] = field(default_factory=dict)
     events_told: int = 0
     dark: set[str] = field(default_factory=set)
+    sending: list[str] = field(default_factory=list)
     stay_disabled: set[str] = field(default_factory=set)
     going: set[str] = field(default_factory=set)
     closing: threading.Event = field(default_factory=threading.Event)

@@ -1,15 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """Class VM: moving to another host, inside the pool or to another pool."""
 
+import contextlib
+from collections.abc import Iterator
+
 from xenapi_driver.sim import exodus, guests, states, tasks
+from xenapi_driver.sim.classes import network
 from xenapi_driver.sim.failure import Failure, handle_invalid, internal_error
 from xenapi_driver.sim.messages import Call, message
 from xenapi_driver.sim.registry import Registry, Row
+from xenapi_driver.sim.schema import NULL
 from xenapi_driver.sim.world import World, now
 
 # What the driver of an SR must be able to do for disks to be moved to it.
 _NEEDED = ("VDI_SNAPSHOT", "VDI_MIRROR")
 _MOVABLE = ("nfs", "ext", "lvm", "lvmoiscsi", "lvmohba", "smb", "file", "dummy")
+# Storage migrations that a host sends at once.
+_MOST_AT_ONCE = 3
+# Snapshots that go to another pool with their VM.
+_MOST_SNAPSHOTS = 1
 
 
 @message("VM.pool_migrate")
@@ -46,14 +55,14 @@ def move(call: Call, vm: str, host: str) -> None:
 
 @message("host.migrate_receive", missing="HOST_OFFLINE")
 def migrate_receive(
-    call: Call, host: str, network: str, options: dict[str, str]
+    call: Call, host: str, via: str, options: dict[str, str]
 ) -> dict[str, str]:
     """Open the host to a guest from elsewhere and return how to send it."""
     db = call.db
-    row = db.row("network", network)
+    row = db.row("network", via)
     pifs = [pif for pif in row["PIFs"] if db.row("PIF", pif)["host"] == host]
     if not pifs:
-        raise Failure("HOST_CANNOT_ATTACH_NETWORK", host, network)
+        raise Failure("HOST_CANNOT_ATTACH_NETWORK", host, via)
     pif = db.row("PIF", pifs[0])
     if pif["ip_configuration_mode"] == "None":
         raise Failure("PIF_HAS_NO_NETWORK_CONFIGURATION", pifs[0])
@@ -118,11 +127,32 @@ def migrate_send(
 ) -> str:
     """Move a VM with its disks, or copy a halted one; return the new reference."""
     plan = _plan(call, vm, dest, more)
-    call.check_cancelled()
-    if plan.world is call.world and not plan.copy:
-        return _within_pool(call, vm, plan)
-    tasks.set_progress(call, 0.1)
-    return exodus.send(call, vm, plan)
+    with _one_of_few(call, vm):
+        call.check_cancelled()
+        if plan.world is call.world and not plan.copy:
+            return _within_pool(call, vm, plan)
+        tasks.set_progress(call, 0.1)
+        return exodus.send(call, vm, plan)
+
+
+@contextlib.contextmanager
+def _one_of_few(call: Call, vm: str) -> Iterator[None]:
+    """Count a migration of storage on the host that sends.
+
+    :raises Failure: TOO_MANY_STORAGE_MIGRATES
+    """
+    sending = call.world.sending
+    with call.db.changed:
+        host = call.db.row("VM", vm)["resident_on"]
+        host = call.world.coordinator if host == NULL else host
+        if sending.count(host) >= _MOST_AT_ONCE:
+            raise Failure("TOO_MANY_STORAGE_MIGRATES", str(_MOST_AT_ONCE))
+        sending.append(host)
+    try:
+        yield
+    finally:
+        with call.db.changed:
+            sending.remove(host)
 
 
 def _plan(
@@ -141,32 +171,85 @@ def _plan(
         if copy and row["power_state"] != "Halted":
             state = row["power_state"].lower()
             raise Failure("VM_BAD_POWER_STATE", vm, "halted", state)
-        if row["platform"].get("nomigrate") == "true":
-            raise Failure("VM_HAS_NO_MIGRATE", vm)
-        _check_disks(call.db, row, disks)
         within = world is call.world
+        where = _all_disks(call, vm, (world, host, copy), disks)
         if within and networks and not copy:
             text = "VIF mapping is not allowed for intra-pool migration"
             raise Failure("OPERATION_NOT_ALLOWED", text)
         if not within:
-            for vif in row["VIFs"]:
-                if vif not in networks:
-                    raise Failure("VIF_NOT_IN_MAP", vif)
+            _check_snapshots(call.db, row, copy)
+            networks = _all_networks(call.db, row, networks, copy)
         if row["power_state"] == "Running" and not states.has_drivers(call.db, row):
             raise Failure("VM_LACKS_FEATURE", vm)
     with world.db.changed:
-        _check_there(world, host, disks, networks)
-    return exodus.Way(world, host, dict(disks), dict(networks), copy)
+        _check_there(world, host, where, networks)
+    return exodus.Way(world, host, where, dict(networks), copy)
 
 
-def _check_disks(db: Registry, row: Row, disks: dict[str, str]) -> None:
-    for vdi in exodus.disks_of(db, row):
-        if vdi not in disks:
-            raise Failure("VDI_NOT_IN_MAP", vdi)
-        if db.row("VDI", vdi)["cbt_enabled"]:
-            raise Failure("VDI_CBT_ENABLED", vdi)
-    for vdi in disks:
+def _all_disks(
+    call: Call, vm: str, to: tuple[World, str, bool], wanted: dict[str, str]
+) -> dict[str, str]:
+    """Return where each disk goes, also those that nobody named.
+
+    A snapshot's disk follows the disk that it is of. Inside the pool, what the other
+    host sees stays where it is.
+
+    :raises Failure: VDI_NOT_IN_MAP, VDI_CBT_ENABLED, HANDLE_INVALID
+    """
+    db = call.db
+    world, host, copy = to
+    for vdi in wanted:
         db.row("VDI", vdi)
+    where = {}
+    for vdi in exodus.all_disks(db, vm, not copy):
+        row = db.row("VDI", vdi)
+        target = wanted.get(vdi) or wanted.get(row["snapshot_of"])
+        seen = db.find("PBD", SR=row["SR"], host=host, currently_attached=True)
+        if target is None and world is call.world and seen:
+            target = row["SR"]
+        if target is None and row["type"] == "suspend":
+            target = next(iter(wanted.values()), None)
+        if target is None:
+            raise Failure("VDI_NOT_IN_MAP", vdi)
+        if row["cbt_enabled"] and target != row["SR"]:
+            raise Failure("VDI_CBT_ENABLED", vdi)
+        where[vdi] = target
+    return where
+
+
+def _check_snapshots(db: Registry, row: Row, copy: bool) -> None:
+    """Refuse to send along more than another pool takes.
+
+    :raises Failure: VM_HAS_TOO_MANY_SNAPSHOTS, VM_HAS_CHECKPOINT
+    """
+    snapshots = [] if copy else row["snapshots"]
+    if len(snapshots) > _MOST_SNAPSHOTS:
+        raise Failure("VM_HAS_TOO_MANY_SNAPSHOTS", db.row("VM", snapshots[0])["uuid"])
+    for ref in snapshots:
+        if db.row("VM", ref)["power_state"] == "Suspended":
+            raise Failure("VM_HAS_CHECKPOINT", ref)
+
+
+def _all_networks(
+    db: Registry, row: Row, wanted: dict[str, str], copy: bool
+) -> dict[str, str]:
+    """Return the network of each interface; a snapshot's follow those of equal MAC.
+
+    :raises Failure: VIF_NOT_IN_MAP
+    """
+    by_mac = {}
+    for vif in row["VIFs"]:
+        if vif not in wanted:
+            raise Failure("VIF_NOT_IN_MAP", vif)
+        by_mac[db.row("VIF", vif)["MAC"]] = wanted[vif]
+    found = dict(wanted)
+    for snapshot in [] if copy else row["snapshots"]:
+        for vif in db.row("VM", snapshot)["VIFs"]:
+            target = found.get(vif) or by_mac.get(db.row("VIF", vif)["MAC"])
+            if target is None:
+                raise Failure("VIF_NOT_IN_MAP", vif)
+            found[vif] = target
+    return found
 
 
 def _check_there(
@@ -179,8 +262,8 @@ def _check_there(
         if kind not in _MOVABLE:
             text = ";".join((_NEEDED[0], f"{_NEEDED[1]}_IN"))
             raise Failure("SR_DOES_NOT_SUPPORT_MIGRATION", sr, text)
-    for network in networks.values():
-        db.row("network", network)
+    for ref in networks.values():
+        db.row("network", ref)
     row = db.row("host", host)
     if not row["enabled"]:
         raise Failure("HOST_DISABLED", host)
@@ -191,27 +274,64 @@ def _check_there(
 def _within_pool(call: Call, vm: str, plan: exodus.Way) -> str:
     """Copy the disks, let the VM use the copies, and go to the other host."""
     db, world = call.db, call.world
-    wanted = {
-        vdi: sr for vdi, sr in plan.disks.items() if db.row("VDI", vdi)["SR"] != sr
-    }
-    for sr in wanted.values():
+    for sr in plan.disks.values():
         if not db.find("PBD", SR=sr, host=plan.host, currently_attached=True):
-            raise Failure("SR_NOT_ATTACHED", sr)
-    moved: dict[str, str] = {}
-    try:
-        for number, (vdi, sr) in enumerate(wanted.items()):
-            moved[vdi] = exodus.send_disk(call, vdi, world, sr)
-            tasks.set_progress(call, 0.1 + 0.8 * (number + 1) / len(wanted))
-        call.check_cancelled()
-    except BaseException:
-        exodus.remove(call, "", list(moved.values()))
-        raise
+            raise Failure("VM_REQUIRES_SR", vm, sr)
+    for vif in db.row("VM", vm)["VIFs"]:
+        network.assert_reachable(world, db.row("VIF", vif)["network"], plan.host, vm)
+    move_disks(call, plan.disks)
     with db.changed:
-        for old, new in moved.items():
-            exodus.take_place(db, old, new)
-        exodus.remove(call, "", list(moved))
         if db.row("VM", vm)["power_state"] == "Running":
             guests.resettle(world, vm, plan.host)
         else:
             db.update("VM", vm, affinity=plan.host)
     return vm
+
+
+def move_disks(call: Call, where: dict[str, str]) -> dict[str, str]:
+    """Copy disks to other SRs of the pool and put the copies in their places.
+
+    :returns: the new disks by the old
+    """
+    db = call.db
+    with db.changed:
+        wanted = {
+            ref: sr for ref, sr in where.items() if db.row("VDI", ref)["SR"] != sr
+        }
+    moved: dict[str, str] = {}
+    try:
+        for vdi, sr in wanted.items():
+            moved[vdi] = exodus.send_disk(call, vdi, call.world, sr)
+            tasks.set_progress(call, 0.1 + 0.8 * len(moved) / len(wanted))
+        call.check_cancelled()
+    except BaseException:
+        exodus.remove(call, [], list(moved.values()))
+        raise
+    with db.changed:
+        exodus.take_place(db, moved)
+        exodus.remove(call, [], list(moved))
+    return moved
+
+
+@message("VDI.pool_migrate", blocking=True)
+def migrate_disk(call: Call, vdi: str, sr: str, options: dict[str, str]) -> str:
+    """Move a disk of a running guest to another SR that its host sees."""
+    db = call.db
+    with db.changed:
+        row, _ = db.row("VDI", vdi), db.row("SR", sr)
+        vms = {db.row("VBD", vbd)["VM"] for vbd in row["VBDs"]}
+        running = [vm for vm in vms if db.row("VM", vm)["power_state"] == "Running"]
+        if not running:
+            raise Failure("VDI_NEEDS_VM_FOR_MIGRATE", vdi)
+        (vm, *_) = running
+        states.require_state(vm, db.row("VM", vm), "migrate_send")
+        if row["cbt_enabled"]:
+            raise Failure("VDI_CBT_ENABLED", vdi)
+        host = db.row("VM", vm)["resident_on"]
+        if not db.find("PBD", SR=sr, host=host, currently_attached=True):
+            raise Failure("SR_NOT_ATTACHED", sr)
+        _check_there(call.world, host, {vdi: sr}, {})
+        where = {vdi: sr}
+        where.update((ref, sr) for ref in row["snapshots"])
+    with _one_of_few(call, vm):
+        return move_disks(call, where).get(vdi, vdi)

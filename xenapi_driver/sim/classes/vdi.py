@@ -326,12 +326,3 @@ def driver_only(call: Call, ref: str, value: object) -> None:
 def get_nbd_info(call: Call, ref: str) -> list[dict[str, Any]]:
     """Return nothing: no network has a purpose."""
     return []
-
-
-@message("VDI.pool_migrate")
-def pool_migrate(call: Call, ref: str, sr: str, options: dict[str, str]) -> None:
-    """Refuse a disk that no running guest uses."""
-    call.db.row("SR", sr)
-    if not plugged(call.db, call.db.row("VDI", ref)):
-        raise Failure("VDI_NEEDS_VM_FOR_MIGRATE", ref)
-    raise Failure("NOT_IMPLEMENTED", "VDI.pool_migrate")
