@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Class host: stopping and starting hosts and their toolstacks.
+"""Class host: stopping and starting hosts.
 
 A host that is asked to go answers first and goes a moment later. One that is
 restarted is back ``Behaviour.boot_time`` seconds after that.
@@ -52,12 +52,6 @@ def reboot(call: Call, host: str) -> None:
     machine = _prepare(call, host)
     _later(_MOMENT, power.off, machine, True)
     _later(_MOMENT + call.world.behaviour.boot_time, power.on, machine)
-
-
-@message("host.restart_agent")
-def restart_agent(call: Call, host: str) -> None:
-    """Restart the host's toolstack; who is connected has to come again."""
-    _later(_MOMENT, power.restart_toolstack, _machine(call, host))
 
 
 def _machine(call: Call, host: str) -> Machine:
