@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from xenapi_driver.sim.doors.refusals import Refusal
 from xenapi_driver.sim.doors.rpc import Peer
+from xenapi_driver.sim.doors.shared_tls import SharedTls
 
 _PIECE = 64 * 1024
 # How long to wait for a refused caller to notice, seconds.
@@ -38,7 +39,7 @@ class Connection:
     """A connected socket with what was read too much."""
 
     def __init__(
-        self, sock: socket.socket, peer: Peer, *, encrypted: bool = False
+        self, sock: socket.socket | SharedTls, peer: Peer, *, encrypted: bool = False
     ) -> None:
         self.socket = sock
         self.peer = peer
@@ -59,6 +60,11 @@ class Connection:
     def set_timeout(self, seconds: float | None) -> None:
         """Let reading and writing raise TimeoutError after so long without progress."""
         self.socket.settimeout(seconds)
+
+    def hang_up(self) -> None:
+        """End the connection, also for who reads from it now."""
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)
 
     def head(self, limits: Limits, *, first: bool) -> bytes:
         """Return a request up to its empty line; b"" when no request follows.

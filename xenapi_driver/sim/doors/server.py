@@ -16,6 +16,7 @@ from pathlib import Path
 from xenapi_driver.sim.doors import certificate, handlers, http
 from xenapi_driver.sim.doors.connection import TCP, UNIX, Connection, Limits
 from xenapi_driver.sim.doors.rpc import Peer
+from xenapi_driver.sim.doors.shared_tls import SharedTls
 from xenapi_driver.sim.doors.site import Site
 
 # Seconds for the handshake of a connection.
@@ -175,20 +176,11 @@ class Server(_Door):
         sock.settimeout(_HANDSHAKE)
         # The listener keeps the socket to cut the connection: a copy is wrapped.
         with self._context.wrap_socket(sock.dup(), server_side=True) as wrapped:
-            wrapped.settimeout(None)
-            http.serve(
-                Connection(wrapped, Peer(name), encrypted=True),
-                self._site,
-                self._limits,
-            )
-            _say_goodbye(wrapped)
-
-
-def _say_goodbye(wrapped: ssl.SSLSocket) -> None:
-    """Tell that the answer ends here, for callers that read to the end."""
-    wrapped.settimeout(0)
-    with contextlib.suppress(OSError, ValueError):
-        wrapped.unwrap()
+            shared = SharedTls(wrapped)
+            connection = Connection(shared, Peer(name), encrypted=True)
+            http.serve(connection, self._site, self._limits)
+            # For callers that read to the end: it is one, not a broken connection.
+            shared.shutdown(socket.SHUT_WR)
 
 
 class UnixServer(_Door):

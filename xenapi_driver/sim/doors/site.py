@@ -29,6 +29,9 @@ class Stream(Protocol):
     def set_timeout(self, seconds: float | None) -> None:
         """Let reading and writing raise TimeoutError after so long."""
 
+    def hang_up(self) -> None:
+        """End the connection, also for who reads from it now."""
+
 
 class Computer(Protocol):
     """The machine that is asked."""
