@@ -38,7 +38,6 @@ RULES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (r"SR\.\w+_database_replication", "NO_MORE_REDO_LOGS_ALLOWED", ()),
     (r"VM\.(csvm|s3_\w+)", "VM_LACKS_FEATURE", ("{0}",)),
     (r"VM\.sysprep", "SYSPREP", ("{0}", "API call is disabled")),
-    (r"VTPM\..*", "FEATURE_RESTRICTED", ()),
     (r"USB_group\.create|PUSB\..*|VUSB\..*", "FEATURE_RESTRICTED", ()),
     (r"(PGPU|GPU_group|VGPU)\..*", "FEATURE_RESTRICTED", ()),
     (r"PCI\..*", "FEATURE_RESTRICTED", ()),

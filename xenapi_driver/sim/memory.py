@@ -3,6 +3,7 @@
 
 import math
 
+from xenapi_driver.sim.failure import Failure
 from xenapi_driver.sim.registry import Registry, Row
 
 _MIB = 1024 * 1024
@@ -19,10 +20,39 @@ def overhead(row: Row) -> int:
     return int(2 + shadow + extra) * _MIB
 
 
+def assert_order(row: Row) -> None:
+    """Refuse limits that contradict each other.
+
+    :raises Failure: MEMORY_CONSTRAINT_VIOLATION_ORDER
+    """
+    names = ("static_min", "dynamic_min", "dynamic_max", "static_max")
+    order = [row[f"memory_{name}"] for name in names]
+    if order != sorted(order):
+        raise Failure("MEMORY_CONSTRAINT_VIOLATION_ORDER")
+
+
+def target(row: Row) -> int:
+    """Return what a guest gets of its own at its start."""
+    pinned = row["domain_type"] == "pv_in_pvh"
+    return int(row["memory_static_max" if pinned else "memory_dynamic_min"])
+
+
 def needed(row: Row) -> int:
     """Return what a guest takes from its host."""
-    name = "memory_static_max" if row["domain_type"] == "pv_in_pvh" else None
-    return int(row[name or "memory_dynamic_min"]) + int(row["memory_overhead"])
+    return target(row) + int(row["memory_overhead"])
+
+
+def largest_guest(row: Row, total: int) -> int:
+    """Return the largest static maximum that fits into ``total`` with its overhead."""
+    low, high = 0, max(0, total) // _MIB
+    while low < high:
+        middle = (low + high + 1) // 2
+        size = middle * _MIB
+        if size + overhead({**row, "memory_static_max": size}) <= total:
+            low = middle
+        else:
+            high = middle - 1
+    return low * _MIB
 
 
 def free(db: Registry, host: str) -> int:
@@ -31,3 +61,8 @@ def free(db: Registry, host: str) -> int:
     metrics = db.row("host_metrics", about["metrics"])
     guests = sum(needed(db.row("VM", ref)) for ref in about["resident_VMs"])
     return int(metrics["memory_total"] - about["memory_overhead"] - guests)
+
+
+def image_size(row: Row) -> int:
+    """Return the room that a suspend image needs: 26 % more than memory, 100 MiB."""
+    return int(row["memory_static_max"] * 1.2 * 1.05) + 100 * _MIB

@@ -17,6 +17,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from xenapi_driver.sim import storable
 from xenapi_driver.sim.failure import Failure, handle_invalid
 from xenapi_driver.sim.schema import NULL, Schema
 from xenapi_driver.sim.worked_out import Source, WorkedOut
@@ -25,6 +26,8 @@ from xenapi_driver.sim.worked_out import Source, WorkedOut
 MAX_DELETIONS = 512
 # Fields by whose value objects are found without looking at each.
 _INDEXED = ("uuid", "name_label")
+# Classes that hold what others answered, whatever it is.
+_ANYTHING = {"task"}
 
 Row = dict[str, Any]
 Computed = Callable[["Registry", str, Row], Any]
@@ -254,6 +257,8 @@ class Registry:
             if unknown:
                 raise ValueError(f"{cls} has no fields {sorted(unknown)}")
             row.update(values)
+            if "name_label" in values:
+                row["name_label"] = storable.shortened(values["name_label"])
             table = self._tables[cls]
             table.rows[ref] = row
             self.generation += 1
@@ -270,13 +275,16 @@ class Registry:
     def update(self, cls: str, ref: str, **values: Any) -> None:
         """Change fields; what keeps its value is no change and no event.
 
-        :raises Failure: HANDLE_INVALID
+        :raises Failure: HANDLE_INVALID; INTERNAL_ERROR, it cannot be stored
         """
         with self.changed:
             row = self.row(cls, ref)
             before = {n: row[n] for n, value in values.items() if row[n] != value}
             if not before:
                 return
+            if cls not in _ANYTHING:
+                for name in before:
+                    storable.check(values[name])
             table = self._tables[cls]
             for name, old in before.items():
                 row[name] = values[name]

@@ -239,6 +239,7 @@ class Simulator:
         worlds = [self.world, *self.machines.worlds()]
         for world in worlds:
             world.closing.set()
+            world.alarms.close()
             with world.db.changed:
                 world.db.changed.notify_all()
         self._faults.clear()

@@ -20,7 +20,7 @@ from xenapi_driver.sim import (
     sr_kinds,
     templates,
 )
-from xenapi_driver.sim.classes import pif, vm
+from xenapi_driver.sim.classes import pif
 from xenapi_driver.sim.registry import Registry
 from xenapi_driver.sim.schema import NULL
 from xenapi_driver.sim.storage import SrStore
@@ -309,7 +309,7 @@ def _machine(name: str, size: int, cpus: int) -> dict[str, Any]:
 
 
 def _create_vm(db: Registry, values: dict[str, Any]) -> str:
-    ref = db.create("VM", {**values, "metrics": vm.new_metrics(db)})
+    ref = db.create("VM", {**values, "metrics": guests.new_metrics(db)})
     db.update("VM", ref, memory_overhead=memory.overhead(db.row("VM", ref)))
     return ref
 

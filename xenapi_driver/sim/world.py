@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from xenapi_driver.sim.alarms import Alarms
 from xenapi_driver.sim.dom0 import Dom0
 from xenapi_driver.sim.doors.wire import Timestamp
 from xenapi_driver.sim.faults import Faults
+from xenapi_driver.sim.leases import Leases
 from xenapi_driver.sim.registry import Registry
 from xenapi_driver.sim.sr_kinds import Store
 
@@ -26,10 +28,14 @@ class Behaviour:
     :ivar agents: every guest has an agent, unless its other_config ``sim:agent`` is
         ``none``; False: only guests with xenstore_data ``vm-data/sim-agent`` have
     :ivar session_timeout: seconds without a call after which a session is gone
+    :ivar agent_delay: seconds after a boot until a guest's agent makes itself known;
+        those with ``vm-data/sim-agent`` take none
     :ivar shutdown_timeout: seconds that a clean shutdown waits for a silent guest
         (1200 on a real host)
     :ivar boot_time: seconds that a host needs to start
     :ivar dead_after: seconds without heartbeats until a host counts as dead
+    :ivar busy_timeout: seconds that a call waits for a VM that does something else
+    :ivar operation_delay: seconds that an operation on a VM lasts at least
     :ivar block_device_dir: where disks that are plugged into the compute VM appear as
         block devices of this machine; None: nowhere
     """
@@ -38,9 +44,12 @@ class Behaviour:
     latency: float = 0.0
     agents: bool = True
     session_timeout: float = 24 * 3600.0
+    agent_delay: float = 0.0
     shutdown_timeout: float = 1.0
     boot_time: float = 1.0
     dead_after: float = 600.0
+    busy_timeout: float = 7200.0
+    operation_delay: float = 0.0
     block_device_dir: Path | None = None
 
 
@@ -76,6 +85,9 @@ class World:
     :ivar stay_disabled: hosts that are not enabled when they start
     :ivar going: hosts that are about to go down
     :ivar cancelled: references of tasks that somebody cancelled
+    :ivar alarms: what happens by itself later
+    :ivar leases: which VIF has which of the addresses for guests
+    :ivar agent_calls: when which VM's agent was called last, monotonic seconds
     """
 
     db: Registry
@@ -100,6 +112,9 @@ class World:
     sending: list[str] = field(default_factory=list)
     stay_disabled: set[str] = field(default_factory=set)
     going: set[str] = field(default_factory=set)
+    alarms: Alarms = field(default_factory=Alarms)
+    leases: Leases = field(default_factory=Leases)
+    agent_calls: dict[str, float] = field(default_factory=dict)
     closing: threading.Event = field(default_factory=threading.Event)
     compute_vm: str = ""
     next_domid: int = 1

@@ -4,7 +4,7 @@
 import contextlib
 from collections.abc import Iterator
 
-from xenapi_driver.sim import exodus, guests, states, tasks
+from xenapi_driver.sim import exodus, guests, operations, states, tasks
 from xenapi_driver.sim.classes import network
 from xenapi_driver.sim.failure import Failure, handle_invalid, internal_error
 from xenapi_driver.sim.messages import Call, message
@@ -24,14 +24,12 @@ _MOST_SNAPSHOTS = 1
 @message("VM.pool_migrate")
 def pool_migrate(call: Call, vm: str, host: str, options: dict[str, str]) -> None:
     """Move a running guest to another host that sees its disks and networks."""
-    row = call.db.row("VM", vm)
-    states.require_state(vm, row, "pool_migrate")
-    if not call.db.exists("host", host):
-        raise handle_invalid("host", host)
-    if host != row["resident_on"]:
-        check_host(call.world, vm, host)
-    call.check_cancelled()
-    move(call, vm, host)
+    with operations.under_way(call, vm, "pool_migrate") as row:
+        if not call.db.exists("host", host):
+            raise handle_invalid("host", host)
+        if host != row["resident_on"]:
+            check_host(call.world, vm, host)
+        move(call, vm, host)
 
 
 def check_host(world: World, vm: str, host: str) -> None:
@@ -164,8 +162,7 @@ def _plan(
     """
     disks, networks, options = more[:3]
     with call.db.changed:
-        row = call.db.row("VM", vm)
-        states.require_state(vm, row, "migrate_send")
+        row = states.require(call.db, vm, "migrate_send")
         world, host = _destination(call, dest)
         copy = options.get("copy") == "true"
         if copy and row["power_state"] != "Halted":
@@ -324,7 +321,7 @@ def migrate_disk(call: Call, vdi: str, sr: str, options: dict[str, str]) -> str:
         if not running:
             raise Failure("VDI_NEEDS_VM_FOR_MIGRATE", vdi)
         (vm, *_) = running
-        states.require_state(vm, db.row("VM", vm), "migrate_send")
+        states.require(db, vm, "migrate_send")
         if row["cbt_enabled"]:
             raise Failure("VDI_CBT_ENABLED", vdi)
         host = db.row("VM", vm)["resident_on"]

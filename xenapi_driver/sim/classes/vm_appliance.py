@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Class VM_appliance: VMs that are started and stopped together, in an order."""
+
+from collections.abc import Callable
+from itertools import groupby
+
+from xenapi_driver.sim.classes import vm_power
+from xenapi_driver.sim.failure import Failure
+from xenapi_driver.sim.messages import Call, computed, message
+from xenapi_driver.sim.registry import Registry, Row
+
+_STOPPED = "Halted"
+
+
+@computed("VM_appliance", "allowed_operations")
+def allowed_operations(db: Registry, ref: str, row: Row) -> list[str]:
+    """Return what a client may ask of the appliance now."""
+    if row["current_operations"] or not row["VMs"]:
+        return []
+    states = {db.row("VM", vm)["power_state"] for vm in row["VMs"]}
+    found = ["start"] if _STOPPED in states else []
+    if states != {_STOPPED}:
+        found += ["clean_shutdown", "hard_shutdown", "shutdown"]
+    return found
+
+
+def _members(call: Call, ref: str, descending: bool) -> list[list[str]]:
+    """Return the appliance's VMs by their order, those of the same order together."""
+    row = call.db.row("VM_appliance", ref)
+    operation = call.method.removeprefix("VM_appliance.")
+    for other in row["current_operations"].values():
+        code = "OTHER_OPERATION_IN_PROGRESS"
+        raise Failure(code, "VM_appliance", ref, other, "")
+
+    def place(vm: str) -> int:
+        return int(call.db.row("VM", vm)["order"])
+
+    if operation not in allowed_operations(call.db, ref, row):
+        members = sorted(row["VMs"], key=place)
+        if not members:
+            return []
+        code, needed = "VM_BAD_POWER_STATE", "halted"
+        actual = call.db.row("VM", members[0])["power_state"].lower()
+        if operation != "start":
+            needed = "paused, suspended, running"
+        raise Failure(code, members[0], needed, actual)
+    members = sorted(row["VMs"], key=place, reverse=descending)
+    return [list(group) for _, group in groupby(members, key=place)]
+
+
+def _each(call: Call, ref: str, descending: bool, act: Callable[[str], None]) -> None:
+    """Do something with all members, and show the appliance doing it meanwhile."""
+    db = call.db
+    operation = call.method.removeprefix("VM_appliance.")
+    with db.changed:
+        groups = _members(call, ref, descending)
+        key = call.task or f"DummyRef:|{db.new_uuid()}|{call.method}"
+        db.update("VM_appliance", ref, current_operations={key: operation})
+    try:
+        for group in groups:
+            for vm in group:
+                call.check_cancelled()
+                act(vm)
+    finally:
+        with db.changed:
+            if db.exists("VM_appliance", ref):
+                db.update("VM_appliance", ref, current_operations={})
+
+
+@message("VM_appliance.start", blocking=True)
+def start(call: Call, ref: str, paused: bool) -> None:
+    """Start the members that are halted, the lowest order first."""
+
+    def act(vm: str) -> None:
+        if call.db.row("VM", vm)["power_state"] == _STOPPED:
+            vm_power.start(call, vm, paused, False)
+
+    _each(call, ref, False, act)
+
+
+@message(
+    "VM_appliance.clean_shutdown",
+    "VM_appliance.hard_shutdown",
+    "VM_appliance.shutdown",
+    blocking=True,
+)
+def stop(call: Call, ref: str) -> None:
+    """Stop the members that are not halted, the highest order first."""
+    name = call.method.removeprefix("VM_appliance.")
+
+    def act(vm: str) -> None:
+        if call.db.row("VM", vm)["power_state"] != _STOPPED:
+            _STOPS[name](call, vm)
+
+    _each(call, ref, True, act)
+
+
+_STOPS: dict[str, Callable[[Call, str], None]] = {
+    "clean_shutdown": vm_power.clean_shutdown,
+    "hard_shutdown": vm_power.hard_shutdown,
+    "shutdown": vm_power.shutdown,
+}
+
+
+@message("VM_appliance.destroy")
+def destroy(call: Call, ref: str) -> None:
+    """Remove the appliance; its members stay."""
+    for vm in list(call.db.row("VM_appliance", ref)["VMs"]):
+        call.db.update("VM", vm, appliance="OpaqueRef:NULL")
+    call.db.destroy("VM_appliance", ref)
