@@ -135,6 +135,17 @@ def test_silent_guest_has_drivers_but_does_not_answer(local):
     assert local.call("VM.get_power_state", vm) == "Halted"
 
 
+def test_addresses_follow_the_cards(client):
+    vm = with_card(client)
+    client.call("VM.start", vm, False, False)
+    (card,) = client.call("VM.get_VIFs", vm)
+    assert "0/ip" in told(client, vm)["networks"]
+    client.call("VIF.unplug", card)
+    assert told(client, vm)["networks"] == {}
+    client.call("VIF.plug", card)
+    assert "0/ip" in told(client, vm)["networks"]
+
+
 # What it does by itself
 
 
@@ -493,3 +504,25 @@ def test_what_the_database_cannot_hold_is_refused(sim):
     assert found == ["INTERNAL_ERROR", "Db_exn.Invalid_value"]
     json.call("VM.set_name_label", vm, "tab\t")
     assert json.call("VM.get_name_label", vm) == "tab\t"
+
+
+def test_small_files_are_kept_with_a_vm(client):
+    vm = client.call("VM.create", vm_record())
+    blob = client.call("VM.create_new_blob", vm, "notes", "text/plain")
+    assert client.call("VM.get_blobs", vm) == {"notes": blob}
+    found = refusal(client, "VM.create_new_blob", vm, "notes", "", True)
+    assert found == ["BLOB_ALREADY_EXISTS"]
+    assert client.call("blob.get_all") == [blob]
+    client.call("blob.destroy", blob)
+    assert client.call("VM.get_blobs", vm) == {}
+
+
+def test_device_models_restart_under_the_guest(local):
+    vm = local.call("VM.create", vm_record())
+    assert refusal(local, "VM.restart_device_models", vm)[0] == "VM_BAD_POWER_STATE"
+    local.call("VM.start", vm, False, False)
+    before = local.call("VM.get_domid", vm)
+    local.call("VM.restart_device_models", vm)
+    assert local.call("VM.get_domid", vm) != before
+    assert local.call("VM.get_power_state", vm) == "Running"
+    assert refusal(local, "VM.sysprep", vm, "<unattend/>", 1.0)[0] == "SYSPREP"

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from tests.sim.clients import NULL, Refused, vdi_record, vm_record
+from tests.sim.clients import NULL, Refused, vbd_record, vdi_record, vm_record
 
 STATES = ("Halted", "Running", "Paused", "Suspended")
 # Operation to the states in which it is allowed, arguments after the VM.
@@ -123,6 +123,7 @@ def test_a_guest_without_drivers(local):
             "hard_shutdown",
             "pause",
             "snapshot",
+            "sysprep",
         ]
     )
     for name in ("clean_shutdown", "clean_reboot", "suspend", "checkpoint"):
@@ -130,6 +131,43 @@ def test_a_guest_without_drivers(local):
         assert code(local, f"VM.{name}", vm, *arguments) == "VM_LACKS_FEATURE"
     assert code(local, "VM.set_VCPUs_number_live", vm, "1") == "VM_LACKS_FEATURE"
     assert local.call("VM.get_power_state", vm) == "Running"
+
+
+def test_devices_of_a_guest_without_drivers(sim, client):
+    sr = client.call("SR.get_by_uuid", sim.default_sr_uuid)
+    vm = client.call("VM.create", vm_record(other_config={"sim:agent": "absent"}))
+    vbds = []
+    for device in "01":
+        vdi = client.call("VDI.create", vdi_record(sr))
+        vbds.append(client.call("VBD.create", vbd_record(vm, vdi, userdevice=device)))
+        if device == "0":
+            bring(client, vm, "Running")
+    plugged, unplugged = vbds
+    for vbd in vbds:
+        told = client.call("VBD.get_allowed_operations", vbd)
+        assert sorted(told) == ["attach", "pause", "unpause"]
+    assert code(client, "VBD.plug", unplugged) == "VM_MISSING_PV_DRIVERS"
+    for name in ("unplug", "unplug_force"):
+        assert code(client, f"VBD.{name}", plugged) == "VM_MISSING_PV_DRIVERS"
+    assert client.call("VBD.get_currently_attached", plugged) is True
+
+
+def test_devices_stay_while_a_guest_stops(sim, local):
+    behave(sim, shutdown_timeout=30.0)
+    sr = local.call("SR.get_by_uuid", sim.default_sr_uuid)
+    vm = local.call("VM.create", vm_record(other_config={"sim:agent": "none"}))
+    vdi = local.call("VDI.create", vdi_record(sr))
+    vbd = local.call("VBD.create", vbd_record(vm, vdi))
+    bring(local, vm, "Running")
+    task = local.call("Async.VM.clean_shutdown", vm)
+    end = time.monotonic() + 5
+    while not local.call("VM.get_current_operations", vm):
+        assert time.monotonic() < end
+    assert code(local, "VBD.unplug", vbd) == "OPERATION_NOT_ALLOWED"
+    local.call("task.cancel", task)
+    while local.call("VM.get_current_operations", vm):
+        assert time.monotonic() < end
+    local.call("VBD.unplug", vbd)
 
 
 def test_blocked_operations_are_not_told_and_not_taken(client, vm):
@@ -224,21 +262,7 @@ def test_a_disk_that_resets_forbids_snapshots(sim, local):
     sr = local.call("SR.get_by_uuid", sim.default_sr_uuid)
     vm = local.call("VM.create", vm_record())
     vdi = local.call("VDI.create", vdi_record(sr))
-    local.call(
-        "VBD.create",
-        {
-            "VM": vm,
-            "VDI": vdi,
-            "userdevice": "0",
-            "bootable": True,
-            "mode": "RW",
-            "type": "Disk",
-            "empty": False,
-            "other_config": {},
-            "qos_algorithm_type": "",
-            "qos_algorithm_params": {},
-        },
-    )
+    local.call("VBD.create", vbd_record(vm, vdi))
     local.call("VDI.set_on_boot", vdi, "reset")
     assert "snapshot" not in local.call("VM.get_allowed_operations", vm)
     expected = "VDI_ON_BOOT_MODE_INCOMPATIBLE_WITH_OPERATION"

@@ -61,6 +61,13 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="guests have an agent only with xenstore_data vm-data/sim-agent=1",
     )
+    parser.add_argument(
+        "--agent-delay",
+        type=float,
+        default=8.0,
+        metavar="SECONDS",
+        help="time after a boot until a guest's agent makes itself known; default 8",
+    )
     return parser
 
 
@@ -85,6 +92,7 @@ def main(argv: list[str] | None = None) -> int:
             sr_size_bytes=arguments.sr_size_gib * GIB,
             behaviour=Behaviour(
                 agents=not arguments.no_agents,
+                agent_delay=arguments.agent_delay,
                 latency=arguments.latency / 1000,
                 block_device_dir=arguments.block_device_dir,
             ),

@@ -134,8 +134,8 @@ _FEATURES: dict[str, tuple[str, ...]] = {
     "checkpoint": ("feature-suspend",),
     "pool_migrate": ("feature-suspend",),
     "migrate_send": ("feature-suspend",),
-    "sysprep": ("feature-xs-service",),
 }
+_STOPS = {"clean_shutdown", "hard_shutdown", "suspend", "pause"}
 _MOVES = {"suspend", "checkpoint", "pool_migrate", "migrate_send"}
 _FREEZES_DISKS = {"suspend", "checkpoint", "snapshot"}
 # Operations that get along with each other.
@@ -315,3 +315,21 @@ def has_drivers(db: Registry, row: Row) -> bool:
     if not db.exists("VM_guest_metrics", metrics):
         return False
     return bool(db.row("VM_guest_metrics", metrics)["PV_drivers_detected"])
+
+
+def can_hotplug(db: Registry, row: Row) -> bool:
+    """Return whether the guest would notice a device that comes or goes."""
+    if row["is_control_domain"] or row["domain_type"] == "pv":
+        return True
+    return has_drivers(db, row)
+
+
+def require_staying(vm: str, row: Row) -> None:
+    """Refuse to plug or unplug devices of a guest that is about to stop.
+
+    :raises Failure: OPERATION_NOT_ALLOWED
+    """
+    for operation in row["current_operations"].values():
+        if operation in _STOPS:
+            text = f"Current operation on VM:{vm} is {operation}"
+            raise Failure("OPERATION_NOT_ALLOWED", text)

@@ -251,17 +251,3 @@ def get_live_hosts(call: Call, ref: str) -> list[str]:
     """Return the hosts that reach the SR now."""
     db = call.db
     return [db.row("PBD", one)["host"] for one in _plugged(db, db.row("SR", ref))]
-
-
-@message("SR.create_new_blob")
-def create_new_blob(
-    call: Call, ref: str, name: str, mime_type: str, public: bool
-) -> str:
-    """Make a place for a small binary object that belongs to the SR."""
-    db = call.db
-    if name in db.row("SR", ref)["blobs"]:
-        raise Failure("BLOB_ALREADY_EXISTS")
-    values = {"name_label": name, "mime_type": mime_type, "public": public}
-    blob = db.create("blob", values)
-    db.update("SR", ref, blobs={**db.row("SR", ref)["blobs"], name: blob})
-    return blob

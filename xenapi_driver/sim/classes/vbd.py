@@ -24,7 +24,8 @@ def allowed_operations(db: Registry, ref: str, row: Row) -> list[str]:
     found = ["attach"]
     if state in ("Running", "Paused"):
         found += ["unpause", "pause"]
-    if state == "Running" and row["type"] == "Disk":
+    running = state == "Running" and states.can_hotplug(db, vm)
+    if running and row["type"] == "Disk":
         plugged = row["currently_attached"]
         found += ["unplug", "unplug_force"] if plugged else ["plug"]
     if row["type"] == "CD" and state != "Suspended":
@@ -140,6 +141,7 @@ def _running_vm(call: Call, row: Row) -> Row:
     if vm["power_state"] != "Running":
         state = vm["power_state"].lower()
         raise Failure("VM_BAD_POWER_STATE", row["VM"], "running", state)
+    states.require_staying(row["VM"], vm)
     return vm
 
 
@@ -156,7 +158,7 @@ def plug(call: Call, ref: str) -> None:
             raise _no_cd_hotplug()
         if row["mode"] == "RO" and vm["domain_type"] == "hvm":
             raise Failure("DISK_VBD_MUST_BE_READWRITE_FOR_HVM", ref)
-        if not states.has_drivers(db, vm):
+        if not states.can_hotplug(db, vm):
             raise Failure("VM_MISSING_PV_DRIVERS", row["VM"])
     assert_not_in_use(db, ref, row)
     _require_sr(call, row, vm["resident_on"])
@@ -229,11 +231,10 @@ def unplug(call: Call, ref: str) -> None:
         raise _no_cd_hotplug()
     if not row["currently_attached"]:
         raise Failure("DEVICE_ALREADY_DETACHED", ref)
-    if call.method == "VBD.unplug":
-        if not row["unpluggable"]:
-            raise Failure("VBD_NOT_UNPLUGGABLE", ref)
-        if not states.has_drivers(call.db, vm) and not vm["is_control_domain"]:
-            raise Failure("VM_MISSING_PV_DRIVERS", row["VM"])
+    if call.method == "VBD.unplug" and not row["unpluggable"]:
+        raise Failure("VBD_NOT_UNPLUGGABLE", ref)
+    if not states.can_hotplug(call.db, vm):
+        raise Failure("VM_MISSING_PV_DRIVERS", row["VM"])
     hide_device(call.world, ref, force=call.method != "VBD.unplug")
     call.db.update("VBD", ref, currently_attached=False)
 

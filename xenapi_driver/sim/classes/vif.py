@@ -6,7 +6,7 @@ import ipaddress
 import re
 from typing import Any
 
-from xenapi_driver.sim import states
+from xenapi_driver.sim import guest_agent, states
 from xenapi_driver.sim.classes import network
 from xenapi_driver.sim.failure import Failure
 from xenapi_driver.sim.messages import Call, computed, message
@@ -21,7 +21,7 @@ _MAC = re.compile(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}\Z")
 def allowed_operations(db: Registry, ref: str, row: Row) -> list[str]:
     """Return what a client may ask of the interface now."""
     vm = db.row("VM", row["VM"])
-    if vm["power_state"] != "Running" or not states.has_drivers(db, vm):
+    if vm["power_state"] != "Running" or not states.can_hotplug(db, vm):
         return ["attach"]
     return ["attach", "unplug" if row["currently_attached"] else "plug"]
 
@@ -91,6 +91,7 @@ def _running_vm(call: Call, ref: str) -> tuple[str, Row]:
     if row["power_state"] != "Running":
         state = row["power_state"].lower()
         raise Failure("VM_BAD_POWER_STATE", vm, "running", state)
+    states.require_staying(vm, row)
     return vm, row
 
 
@@ -101,10 +102,11 @@ def plug(call: Call, ref: str) -> None:
     vif = call.db.row("VIF", ref)
     if vif["currently_attached"]:
         raise Failure("DEVICE_ALREADY_ATTACHED", ref)
-    if not states.has_drivers(call.db, row) and not row["is_control_domain"]:
+    if not states.can_hotplug(call.db, row):
         raise Failure("VM_MISSING_PV_DRIVERS", vm)
     network.assert_reachable(call.world, vif["network"], row["resident_on"], vm)
     call.db.update("VIF", ref, currently_attached=True)
+    guest_agent.interfaces_changed(call.world, vm)
 
 
 @message("VIF.unplug", "VIF.unplug_force")
@@ -114,9 +116,11 @@ def unplug(call: Call, ref: str) -> None:
     if not call.db.row("VIF", ref)["currently_attached"]:
         raise Failure("DEVICE_ALREADY_DETACHED", ref)
     forced = call.method == "VIF.unplug_force"
-    if not forced and not states.has_drivers(call.db, row):
+    if not forced and not states.can_hotplug(call.db, row):
         raise Failure("VM_MISSING_PV_DRIVERS", vm)
     call.db.update("VIF", ref, currently_attached=False)
+    call.world.leases.give_back(ref)
+    guest_agent.interfaces_changed(call.world, vm)
 
 
 @message("VIF.move")

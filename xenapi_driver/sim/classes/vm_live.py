@@ -4,7 +4,7 @@
 import time
 from typing import Any
 
-from xenapi_driver.sim import states
+from xenapi_driver.sim import guests, operations, states
 from xenapi_driver.sim.failure import Failure, internal_error
 from xenapi_driver.sim.messages import Call, message
 from xenapi_driver.sim.registry import Row
@@ -135,3 +135,26 @@ def update_secureboot_certificates(call: Call, ref: str, mark: bool) -> None:
     states.require(call.db, ref, "changing_NVRAM")
     state = _SECURE_BOOT_STATES[mark]
     call.db.update("VM", ref, secureboot_certificates_state=state)
+
+
+@message("VM.restart_device_models")
+def restart_device_models(call: Call, ref: str) -> None:
+    """Give the guest new device models: it moves to where it is."""
+    with operations.under_way(call, ref, "pool_migrate") as row:
+        if row["domain_type"] != "hvm":
+            raise Failure("VM_HVM_REQUIRED", ref)
+        guests.resettle(call.world, ref, row["resident_on"])
+
+
+@message("VM.sysprep")
+def sysprep(call: Call, ref: str, unattend: str, timeout: float) -> None:
+    """Refuse: no guest here is a Windows."""
+    states.require(call.db, ref, "sysprep")
+    raise Failure("SYSPREP", ref, "the guest has no sysprep tool")
+
+
+@message("VM.csvm")
+def csvm(call: Call, ref: str) -> None:
+    """Refuse once the power state was looked at."""
+    states.require(call.db, ref, "csvm")
+    raise Failure("NOT_IMPLEMENTED", "csvm")

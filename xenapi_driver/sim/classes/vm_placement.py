@@ -9,15 +9,16 @@ from xenapi_driver.sim.schema import NULL
 
 def fitting(call: Call, vm: str) -> list[str]:
     """Return the hosts that could start the VM now."""
-    found = []
-    for host in call.db.refs("host"):
-        try:
-            guests.assert_can_boot(call.world, vm, host)
-        except Failure:
-            # That host is not one of them: this is the answer, not a fault.
-            continue
-        found.append(host)
-    return found
+    return [host for host in call.db.refs("host") if _fits(call, vm, host)]
+
+
+def _fits(call: Call, vm: str, host: str) -> bool:
+    try:
+        guests.assert_can_boot(call.world, vm, host)
+    except Failure:
+        # That host is not one of them: this is the answer, not a fault.
+        return False
+    return True
 
 
 def choose(call: Call, vm: str) -> str:
@@ -25,12 +26,12 @@ def choose(call: Call, vm: str) -> str:
 
     :raises Failure: NO_HOSTS_AVAILABLE
     """
+    affinity = str(call.db.row("VM", vm)["affinity"])
+    if call.db.exists("host", affinity) and _fits(call, vm, affinity):
+        return affinity
     hosts = fitting(call, vm)
     if not hosts:
         raise Failure("NO_HOSTS_AVAILABLE")
-    row = call.db.row("VM", vm)
-    if row["affinity"] in hosts:
-        return str(row["affinity"])
     rivals = _apart_from(call, vm)
     crowd = {host: _count(call, rivals, host) for host in hosts}
     return min(hosts, key=lambda host: (crowd[host], -memory.free(call.db, host)))
