@@ -11,11 +11,12 @@ from tests.sim.clients import (
     NULL,
     JsonClient,
     Refused,
+    XmlClient,
     vbd_record,
     vdi_record,
     vm_record,
 )
-from xenapi_driver.sim import guests
+from xenapi_driver.sim import Simulator, guests
 
 MIB = 1024**2
 
@@ -526,3 +527,33 @@ def test_device_models_restart_under_the_guest(local):
     assert local.call("VM.get_domid", vm) != before
     assert local.call("VM.get_power_state", vm) == "Running"
     assert refusal(local, "VM.sysprep", vm, "<unattend/>", 1.0)[0] == "SYSPREP"
+
+
+def test_a_suspended_guest_resumes_where_its_image_is(tmp_path):
+    sim = Simulator(tmp_path, hosts=2)
+    try:
+        local = XmlClient(sim.handle)
+        vm = local.call("VM.create", vm_record())
+        here, there = local.call("host.get_all")
+        local.call("VM.start_on", vm, here, False, False)
+        srs = [
+            ref
+            for ref, record in local.call("SR.get_all_records").items()
+            if record["content_type"] == "user" and not record["shared"]
+        ]
+        seen = {
+            local.call("PBD.get_host", local.call("SR.get_PBDs", sr)[0]): sr
+            for sr in srs
+        }
+        # One that the guest's host does not see is passed over.
+        local.call("VM.set_suspend_SR", vm, seen[there])
+        local.call("VM.suspend", vm)
+        image = local.call("VM.get_suspend_VDI", vm)
+        sr = local.call("VDI.get_SR", image)
+        assert sr == seen[here]
+        found = refusal(local, "VM.resume_on", vm, there, False, False)
+        assert found == ["VM_REQUIRES_SR", vm, sr]
+        local.call("VM.resume", vm, False, False)
+        assert local.call("VM.get_resident_on", vm) == here
+    finally:
+        sim.close()

@@ -7,7 +7,15 @@ import time
 
 import pytest
 
-from tests.sim.clients import NULL, Refused, vbd_record, vdi_record, vm_record
+from tests.sim.clients import (
+    NULL,
+    Refused,
+    XmlClient,
+    vbd_record,
+    vdi_record,
+    vm_record,
+)
+from xenapi_driver.sim import Simulator
 
 STATES = ("Halted", "Running", "Paused", "Suspended")
 # Operation to the states in which it is allowed, arguments after the VM.
@@ -301,3 +309,18 @@ def test_many_threads_leave_one_truth(sim, local):
     running = record["power_state"] == "Running"
     assert len(record["consoles"]) == int(running)
     assert record["current_operations"] == {}
+
+
+def test_a_guest_without_drivers_moves_by_force_only(tmp_path):
+    sim = Simulator(tmp_path, hosts=2)
+    try:
+        local = XmlClient(sim.handle)
+        vm = local.call("VM.create", vm_record(other_config={"sim:agent": "absent"}))
+        here, there = local.call("host.get_all")
+        local.call("VM.start_on", vm, here, False, False)
+        assert code(local, "VM.pool_migrate", vm, there, {}) == "VM_LACKS_FEATURE"
+        assert local.call("VM.get_resident_on", vm) == here
+        local.call("VM.pool_migrate", vm, there, {"force": "true"})
+        assert local.call("VM.get_resident_on", vm) == there
+    finally:
+        sim.close()

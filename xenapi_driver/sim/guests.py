@@ -57,9 +57,9 @@ def assert_can_boot(world: World, vm: str, host: str) -> None:
             continue
         if not db.exists("VDI", drive["VDI"]):
             raise Failure("VM_REQUIRES_VDI", vm, drive["VDI"])
-        sr = db.row("VDI", drive["VDI"])["SR"]
-        if not db.find("PBD", SR=sr, host=host, currently_attached=True):
-            raise Failure("VM_REQUIRES_SR", vm, sr)
+        _assert_disk_seen(db, vm, drive["VDI"], host)
+    if row["power_state"] == "Suspended" and db.exists("VDI", row["suspend_VDI"]):
+        _assert_disk_seen(db, vm, row["suspend_VDI"], host)
     for ref in row["VIFs"]:
         net = db.row("VIF", ref)["network"]
         network.assert_reachable(world, net, host, vm)
@@ -72,6 +72,18 @@ def assert_can_boot(world: World, vm: str, host: str) -> None:
     free_choice = row["platform"].get("vcpu-unrestricted") == "true"
     if row["VCPUs_max"] > cpus > 0 and not free_choice:
         raise Failure("HOST_NOT_ENOUGH_PCPUS", str(row["VCPUs_max"]), str(cpus))
+
+
+def _assert_disk_seen(db: Registry, vm: str, disk: str, host: str) -> None:
+    sr = db.row("VDI", disk)["SR"]
+    if not sees(db, host, sr):
+        raise Failure("VM_REQUIRES_SR", vm, sr)
+
+
+def sees(db: Registry, host: str, sr: str) -> bool:
+    """Return whether a host has an SR plugged."""
+    pbds = (db.row("PBD", ref) for ref in db.row("SR", sr)["PBDs"])
+    return any(pbd["host"] == host and pbd["currently_attached"] for pbd in pbds)
 
 
 def _assert_hardware(vm: str, row: Row, host: str, about: Row) -> None:

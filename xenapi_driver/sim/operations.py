@@ -20,9 +20,10 @@ _LOOK = 0.2
 _IMPATIENT = {"call_plugin", "get_boot_record", "data_source_op"}
 
 
-def begin(call: Call, vm: str, operation: str) -> Row:
+def begin(call: Call, vm: str, operation: str, strict: bool = True) -> Row:
     """Wait until the VM can do it, and return its row; the caller holds the lock.
 
+    :param strict: as :func:`states.require` has it
     :raises Failure: it is not allowed, the VM stayed busy, the task was cancelled
     """
     patience = 0.0 if operation in _IMPATIENT else call.world.behaviour.busy_timeout
@@ -30,7 +31,7 @@ def begin(call: Call, vm: str, operation: str) -> Row:
     while True:
         call.check_cancelled()
         try:
-            return states.require(call.db, vm, operation)
+            return states.require(call.db, vm, operation, strict)
         except Failure as failure:
             left = end - time.monotonic()
             if failure.code != "OTHER_OPERATION_IN_PROGRESS" or left <= 0:
@@ -41,23 +42,27 @@ def begin(call: Call, vm: str, operation: str) -> Row:
 
 
 @contextlib.contextmanager
-def under_way(call: Call, vm: str, operation: str) -> Iterator[Row]:
+def under_way(
+    call: Call, vm: str, operation: str, strict: bool = True
+) -> Iterator[Row]:
     """Show a VM doing something for as long as the block takes, with the lock held.
 
     :raises Failure: what :func:`begin` raises; TASK_CANCELLED if somebody pulled the
         plug before the block was reached
     """
-    with call.db.changed, meanwhile(call, vm, operation) as row:
+    with call.db.changed, meanwhile(call, vm, operation, strict) as row:
         yield row
 
 
 @contextlib.contextmanager
-def meanwhile(call: Call, vm: str, operation: str) -> Iterator[Row]:
+def meanwhile(
+    call: Call, vm: str, operation: str, strict: bool = True
+) -> Iterator[Row]:
     """Do the same without the lock: the block takes it where it needs it."""
     db = call.db
     key = call.task or f"DummyRef:|{db.new_uuid()}|{call.method}"
     with db.changed:
-        row = begin(call, vm, operation)
+        row = begin(call, vm, operation, strict)
         state = row["power_state"]
         _set(call, vm, {**row["current_operations"], key: operation})
     try:

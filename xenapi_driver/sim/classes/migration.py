@@ -23,12 +23,16 @@ _MOST_SNAPSHOTS = 1
 
 @message("VM.pool_migrate")
 def pool_migrate(call: Call, vm: str, host: str, options: dict[str, str]) -> None:
-    """Move a running guest to another host that sees its disks and networks."""
-    with operations.under_way(call, vm, "pool_migrate") as row:
+    """Move a running guest to another host that sees its disks and networks.
+
+    Option ``force`` tries it also with a guest that does not say it can be moved.
+    """
+    strict = options.get("force") != "true"
+    with operations.under_way(call, vm, "pool_migrate", strict) as row:
         if not call.db.exists("host", host):
             raise handle_invalid("host", host)
         if host != row["resident_on"]:
-            check_host(call.world, vm, host)
+            guests.assert_can_boot(call.world, vm, host)
         move(call, vm, host)
 
 

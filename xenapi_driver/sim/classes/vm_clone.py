@@ -5,7 +5,7 @@ import contextlib
 import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
 
-from xenapi_driver.sim import history, operations, states, vm_copies
+from xenapi_driver.sim import history, operations, vm_copies
 from xenapi_driver.sim.classes import vbd, vdi
 from xenapi_driver.sim.failure import Failure, internal_error
 from xenapi_driver.sim.messages import Call, message
@@ -36,11 +36,9 @@ def copy(call: Call, ref: str, name: str, sr: str) -> str:
         target = sr if db.exists("SR", sr) else db.row("VDI", disk)["SR"]
         return vdi.copy(call, disk, target, NULL, NULL)
 
-    with db.changed:
-        states.require(db, ref, "copy")
+    with operations.meanwhile(call, ref, "copy"):
         if db.exists("SR", sr) and db.row("SR", sr)["content_type"] == "iso":
             raise Failure("OPERATION_NOT_ALLOWED", _NO_ISO)
-    with operations.meanwhile(call, ref, "copy"):
         with db.changed:
             new = vm_copies.copy_record(call, ref, name, {"parent": NULL})
         _fill(call, ref, new, derive)

@@ -184,13 +184,15 @@ def _domain(call: Call, row: Row) -> str:
 def _suspend_sr(call: Call, ref: str, row: Row) -> str:
     """Return where the image goes: the VM's choice, the pool's, the host's.
 
+    What the host does not see is passed over.
+
     :raises Failure: VM_NO_SUSPEND_SR
     """
     db = call.db
     pool = db.row("pool", db.refs("pool")[0])
     host = db.row("host", row["resident_on"])
     for sr in (row["suspend_SR"], pool["suspend_image_SR"], host["suspend_image_sr"]):
-        if db.exists("SR", sr):
+        if db.exists("SR", sr) and guests.sees(db, row["resident_on"], sr):
             return str(sr)
     raise Failure("VM_NO_SUSPEND_SR", ref)
 
