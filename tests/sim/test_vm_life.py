@@ -406,11 +406,28 @@ def test_appliance_starts_in_order_and_stops_backwards(local):
     domids = [int(local.call("VM.get_domid", vm)) for vm in vms]
     assert sorted(domids) == [domids[1], domids[2], domids[0]]
     found = refusal(local, "VM_appliance.start", appliance, False)
-    assert found[0] == "VM_BAD_POWER_STATE"
+    assert found[0] == "OPERATION_NOT_ALLOWED"
     local.call("VM_appliance.clean_shutdown", appliance)
     assert {local.call("VM.get_power_state", vm) for vm in vms} == {"Halted"}
     local.call("VM_appliance.destroy", appliance)
     assert local.call("VM.get_appliance", vms[0]) == NULL
+
+
+def test_appliance_stops_at_a_member_that_fails(local):
+    appliance = local.call("VM_appliance.create", {"name_label": "a"})
+    found = refusal(local, "VM_appliance.start", appliance, False)
+    assert found == ["OPERATION_NOT_ALLOWED", "Appliance has no VMs."]
+    vms = []
+    for order, cpus in (("0", "1"), ("1", "512"), ("2", "1")):
+        vm = local.call("VM.create", vm_record(name_label=order, VCPUs_max=cpus))
+        local.call("VM.set_order", vm, order)
+        local.call("VM.set_appliance", vm, appliance)
+        vms.append(vm)
+    found = refusal(local, "VM_appliance.start", appliance, False)
+    assert found == ["OPERATION_PARTIALLY_FAILED", "VM_appliance.start", vms[1]]
+    states = [local.call("VM.get_power_state", vm) for vm in vms]
+    assert states == ["Running", "Halted", "Halted"]
+    assert local.call("VM_appliance.get_current_operations", appliance) == {}
 
 
 def test_a_vm_is_in_one_group(local):

@@ -24,47 +24,61 @@ def allowed_operations(db: Registry, ref: str, row: Row) -> list[str]:
     return found
 
 
-def _members(call: Call, ref: str, descending: bool) -> list[list[str]]:
-    """Return the appliance's VMs by their order, those of the same order together."""
+def _require(call: Call, ref: str, operation: str) -> Row:
+    """Refuse what the appliance does not take now; return its row."""
     row = call.db.row("VM_appliance", ref)
-    operation = call.method.removeprefix("VM_appliance.")
-    for other in row["current_operations"].values():
+    for key, other in row["current_operations"].items():
         code = "OTHER_OPERATION_IN_PROGRESS"
-        raise Failure(code, "VM_appliance", ref, other, "")
+        raise Failure(code, "VM_appliance", ref, other, key)
+    if not row["VMs"]:
+        raise Failure("OPERATION_NOT_ALLOWED", "Appliance has no VMs.")
+    if operation not in allowed_operations(call.db, ref, row):
+        raise Failure("OPERATION_NOT_ALLOWED", "No VM is in a state for this.")
+    return row
+
+
+def _groups(call: Call, vms: list[str], descending: bool) -> list[list[str]]:
+    """Return VMs by their order, those of the same order together."""
 
     def place(vm: str) -> int:
         return int(call.db.row("VM", vm)["order"])
 
-    if operation not in allowed_operations(call.db, ref, row):
-        members = sorted(row["VMs"], key=place)
-        if not members:
-            return []
-        code, needed = "VM_BAD_POWER_STATE", "halted"
-        actual = call.db.row("VM", members[0])["power_state"].lower()
-        if operation != "start":
-            needed = "paused, suspended, running"
-        raise Failure(code, members[0], needed, actual)
-    members = sorted(row["VMs"], key=place, reverse=descending)
+    members = sorted(vms, key=place, reverse=descending)
     return [list(group) for _, group in groupby(members, key=place)]
 
 
 def _each(call: Call, ref: str, descending: bool, act: Callable[[str], None]) -> None:
-    """Do something with all members, and show the appliance doing it meanwhile."""
+    """Do something with all members, and show the appliance doing it meanwhile.
+
+    :raises Failure: OPERATION_PARTIALLY_FAILED; members further on were left alone
+    """
     db = call.db
     operation = call.method.removeprefix("VM_appliance.")
     with db.changed:
-        groups = _members(call, ref, descending)
+        row = _require(call, ref, operation)
+        groups = _groups(call, row["VMs"], descending)
         key = call.task or f"DummyRef:|{db.new_uuid()}|{call.method}"
         db.update("VM_appliance", ref, current_operations={key: operation})
     try:
         for group in groups:
-            for vm in group:
-                call.check_cancelled()
-                act(vm)
+            failed = [vm for vm in group if not _done(call, act, vm)]
+            if failed:
+                raise Failure("OPERATION_PARTIALLY_FAILED", call.method, *failed)
     finally:
         with db.changed:
             if db.exists("VM_appliance", ref):
                 db.update("VM_appliance", ref, current_operations={})
+
+
+def _done(call: Call, act: Callable[[str], None], vm: str) -> bool:
+    call.check_cancelled()
+    try:
+        act(vm)
+    except Failure as failure:
+        if failure.code == "TASK_CANCELLED":
+            raise
+        return False
+    return True
 
 
 @message("VM_appliance.start", blocking=True)
