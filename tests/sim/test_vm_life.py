@@ -525,14 +525,14 @@ def test_agent_plugin_is_not_there_and_not_twice(local):
     assert refusal(local, *call)[0] == "VM_CALL_PLUGIN_RATE_LIMIT"
 
 
-def test_what_is_measured(local):
-    vm = with_card(local)
-    assert refusal(local, "VM.get_data_sources", vm)[0] == "VM_BAD_POWER_STATE"
-    local.call("VM.start", vm, False, False)
-    sources = {one["name_label"] for one in local.call("VM.get_data_sources", vm)}
+def test_what_is_measured(client):
+    vm = with_card(client)
+    assert refusal(client, "VM.get_data_sources", vm)[0] == "VM_BAD_POWER_STATE"
+    client.call("VM.start", vm, False, False)
+    sources = {one["name_label"] for one in client.call("VM.get_data_sources", vm)}
     assert {"cpu0", "memory", "vif_0_tx"} <= sources
-    assert local.call("VM.query_data_source", vm, "memory") == float(GIB)
-    assert refusal(local, "VM.query_data_source", vm, "no")[0] == "INTERNAL_ERROR"
+    assert client.call("VM.query_data_source", vm, "memory") == float(GIB)
+    assert refusal(client, "VM.query_data_source", vm, "no")[0] == "INTERNAL_ERROR"
 
 
 def test_what_the_database_cannot_hold_is_refused(sim):

@@ -17,6 +17,7 @@ _AGENT_FUNCTIONS = {
 }
 # Seconds between two calls of a guest's agent.
 _INTERVAL = 10.0
+_MOST = 2.0**63
 _SECURE_BOOT_STATES = {True: "update_on_boot", False: "ok"}
 
 
@@ -28,7 +29,8 @@ def _source(name: str, text: str, units: str, value: float) -> Row:
         "standard": True,
         "units": units,
         "min": 0.0,
-        "max": float("inf") if units != "(fraction)" else 1.0,
+        # A finite one: JSON knows no infinity.
+        "max": _MOST if units != "(fraction)" else 1.0,
         "value": value,
     }
 
