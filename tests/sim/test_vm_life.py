@@ -598,3 +598,23 @@ def test_a_suspended_guest_resumes_where_its_image_is(tmp_path):
         assert local.call("VM.get_resident_on", vm) == here
     finally:
         sim.close()
+
+
+def test_a_full_sr_takes_no_suspend_image(tmp_path):
+    sim = Simulator(tmp_path, sr_size_bytes=3 * MIB)
+    try:
+        local = XmlClient(sim.handle)
+        vm = local.call("VM.create", vm_record())
+        local.call("VM.start", vm, False, False)
+        sr = local.call("SR.get_by_uuid", sim.default_sr_uuid)
+        full = local.call("VDI.create", vdi_record(sr))
+        where = local.call("VDI.get_location", full)
+        sim.world.stores[sr].write(where, 0, b"x" * 2 * MIB)
+        before = sim.inventory()["VDI"]
+        found = refusal(local, "VM.suspend", vm)
+        assert found[0] == "SR_BACKEND_FAILURE_44"
+        assert sim.inventory()["VDI"] == before
+        record = local.call("VM.get_record", vm)
+        assert (record["power_state"], record["suspend_VDI"]) == ("Running", NULL)
+    finally:
+        sim.close()

@@ -4,7 +4,15 @@
 import json
 import time
 
-from xenapi_driver.sim import guest_agent, guests, history, memory, operations, states
+from xenapi_driver.sim import (
+    disks,
+    guest_agent,
+    guests,
+    history,
+    memory,
+    operations,
+    states,
+)
 from xenapi_driver.sim.classes import vdi, vm_placement
 from xenapi_driver.sim.failure import Failure
 from xenapi_driver.sim.messages import Call, message
@@ -149,16 +157,25 @@ def to_image(call: Call, ref: str) -> None:
     db = call.db
     row = db.row("VM", ref)
     size = memory.image_size(row)
+    sr = _suspend_sr(call, ref, row)
     image = {
         "name_label": "Suspend image",
         "name_description": "Suspend image",
-        "SR": _suspend_sr(call, ref, row),
+        "SR": sr,
         "type": "suspend",
         "virtual_size": size,
         "sm_config": {"vmhint": row["uuid"], "initial_allocation": str(size)},
     }
     where = vdi.create(call, image)
     booted = _domain(call, row)
+    try:
+        with disks.backend_errors():
+            store = disks.store_of(call.world, sr)
+            store.write(db.row("VDI", where)["location"], 0, booted.encode())
+    except Failure:
+        vdi.destroy(call, where)
+        raise
+    disks.scan(call.world, sr)
     guests.stop(call.world, ref, "Suspended")
     db.update("VM", ref, suspend_VDI=where, last_booted_record=booted)
 
