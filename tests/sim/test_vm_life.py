@@ -215,9 +215,19 @@ def test_history_is_told(local):
         arguments = (False, False) if name in ("start", "resume") else ()
         local.call(f"VM.{name}", vm, *arguments)
     found = local.call("message.get_all_records").values()
-    names = [message["name"] for message in found if message["obj_uuid"] == uuid]
-    expected = ["STARTED", "SUSPENDED", "RESUMED", "REBOOTED", "SHUTDOWN"]
-    assert names == [f"VM_{name}" for name in expected]
+    told_of = [message for message in found if message["obj_uuid"] == uuid]
+    host = local.call("host.get_record", local.call("host.get_all")[0])
+    where = f"on host: {host['name_label']} (uuid: {host['uuid']})"
+    assert [(one["name"], one["body"]) for one in told_of] == [
+        (name, f"VM 'vm' (uuid: {uuid}) {text}")
+        for name, text in (
+            ("VM_STARTED", f"started {where}"),
+            ("VM_SUSPENDED", "suspended"),
+            ("VM_RESUMED", f"resumed {where}"),
+            ("VM_REBOOTED", "rebooted"),
+            ("VM_SHUTDOWN", "shutdown"),
+        )
+    ]
 
 
 # What it boots with

@@ -314,7 +314,11 @@ _FOLLOWS = {
     "crash": "actions_after_crash",
 }
 
-_TOLD = {"halt": "VM_SHUTDOWN", "reboot": "VM_REBOOTED", "crash": "VM_CRASHED"}
+_TOLD = {
+    "halt": ("VM_SHUTDOWN", "shutdown internally"),
+    "reboot": ("VM_REBOOTED", "rebooted internally"),
+    "crash": ("VM_CRASHED", "crashed"),
+}
 
 
 def by_itself(world: World, vm: str, what: str) -> None:
@@ -328,7 +332,7 @@ def by_itself(world: World, vm: str, what: str) -> None:
     if row["power_state"] != "Running":
         raise ValueError("the guest does not run")
     follows = row[_FOLLOWS[what]]
-    history.tell(world.db, vm, _TOLD[what])
+    history.tell(world.db, vm, *_TOLD[what])
     if follows == "preserve":
         # The domain is kept for somebody to look at; the guest does nothing more.
         world.db.update("VM", vm, power_state="Paused")

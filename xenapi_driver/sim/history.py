@@ -8,29 +8,14 @@ from xenapi_driver.sim.world import now
 _MOST = 10_000
 _PRIORITY = {"VM_CRASHED": 3}
 _USUAL = 5
-_WORDS = {
-    "VM_STARTED": "started",
-    "VM_SHUTDOWN": "shut down",
-    "VM_REBOOTED": "rebooted",
-    "VM_SUSPENDED": "suspended",
-    "VM_RESUMED": "resumed",
-    "VM_PAUSED": "paused",
-    "VM_UNPAUSED": "unpaused",
-    "VM_CRASHED": "crashed",
-    "VM_CLONED": "cloned",
-    "VM_SNAPSHOTTED": "snapshotted",
-    "VM_CHECKPOINTED": "checkpointed",
-    "VM_SNAPSHOT_REVERTED": "reverted",
-}
 
 
-def tell(db: Registry, vm: str, name: str) -> None:
-    """Leave a message about a VM."""
+def tell(db: Registry, vm: str, name: str, what: str) -> None:
+    """Leave a message about a VM.
+
+    :param what: what it did, such as ``paused``
+    """
     row = db.row("VM", vm)
-    body = f"VM '{row['name_label']}' {_WORDS[name]}"
-    if db.exists("host", row["resident_on"]):
-        host = db.row("host", row["resident_on"])
-        body += f" on host: {host['name_label']} (uuid: {host['uuid']})"
     db.create(
         "message",
         {
@@ -39,8 +24,14 @@ def tell(db: Registry, vm: str, name: str) -> None:
             "cls": "VM",
             "obj_uuid": row["uuid"],
             "timestamp": now(),
-            "body": body,
+            "body": f"VM '{row['name_label']}' (uuid: {row['uuid']}) {what}",
         },
     )
     if db.count("message") > _MOST:
         db.destroy("message", db.refs("message")[0])
+
+
+def on_host(db: Registry, vm: str) -> str:
+    """Return the words for the host that a guest runs on."""
+    host = db.row("host", db.row("VM", vm)["resident_on"])
+    return f"on host: {host['name_label']} (uuid: {host['uuid']})"

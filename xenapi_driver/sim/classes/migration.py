@@ -4,7 +4,7 @@
 import contextlib
 from collections.abc import Iterator
 
-from xenapi_driver.sim import exodus, guests, operations, states, tasks
+from xenapi_driver.sim import exodus, guests, history, operations, states, tasks
 from xenapi_driver.sim.classes import network
 from xenapi_driver.sim.failure import Failure, handle_invalid, internal_error
 from xenapi_driver.sim.messages import Call, message
@@ -49,7 +49,12 @@ def check_host(world: World, vm: str, host: str) -> None:
 def move(call: Call, vm: str, host: str) -> None:
     """Let a guest go on on another host: a new domain, the same guest."""
     tasks.set_progress(call, 0.5)
+    db = call.db
+    hosts = [db.row("host", one) for one in (db.row("VM", vm)["resident_on"], host)]
     guests.resettle(call.world, vm, host)
+    old, new = (f"'{row['name_label']}' (uuid: {row['uuid']})" for row in hosts)
+    what = f"migrated from host {old} to host {new}"
+    history.tell(db, vm, "VM_MIGRATED", what)
 
 
 # storage goes with the guest

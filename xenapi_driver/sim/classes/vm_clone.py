@@ -20,7 +20,7 @@ def clone(call: Call, ref: str, name: str) -> str:
     with operations.under_way(call, ref, "clone"):
         new = vm_copies.copy_record(call, ref, name, {"parent": NULL})
         _fill(call, ref, new, lambda disk: vdi.clone(call, disk, {}))
-        history.tell(call.db, new, "VM_CLONED")
+        _tell(call, ref, new)
         return new
 
 
@@ -43,8 +43,14 @@ def copy(call: Call, ref: str, name: str, sr: str) -> str:
             new = vm_copies.copy_record(call, ref, name, {"parent": NULL})
         _fill(call, ref, new, derive)
         with db.changed:
-            history.tell(db, new, "VM_CLONED")
+            _tell(call, ref, new)
         return new
+
+
+def _tell(call: Call, source: str, new: str) -> None:
+    row = call.db.row("VM", new)
+    what = f"cloned as VM '{row['name_label']}' (uuid: {row['uuid']})"
+    history.tell(call.db, source, "VM_CLONED", what)
 
 
 def _fill(call: Call, source: str, new: str, derive: vm_copies.Derive) -> None:

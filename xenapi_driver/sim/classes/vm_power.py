@@ -38,7 +38,8 @@ def start_on(call: Call, ref: str, host: str, paused: bool, force: bool) -> None
 
 def _start(call: Call, ref: str, host: str, paused: bool) -> None:
     guests.start(call.world, ref, host, paused)
-    history.tell(call.db, ref, "VM_STARTED")
+    where = history.on_host(call.db, ref)
+    history.tell(call.db, ref, "VM_STARTED", f"started {where}")
 
 
 @message("VM.pause")
@@ -46,7 +47,7 @@ def pause(call: Call, ref: str) -> None:
     """Hold the guest."""
     with operations.under_way(call, ref, "pause"):
         call.db.update("VM", ref, power_state="Paused")
-        history.tell(call.db, ref, "VM_PAUSED")
+        history.tell(call.db, ref, "VM_PAUSED", "paused")
 
 
 @message("VM.unpause")
@@ -55,7 +56,7 @@ def unpause(call: Call, ref: str) -> None:
     with operations.under_way(call, ref, "unpause"):
         call.db.update("VM", ref, power_state="Running")
         guest_agent.booted(call.world, ref)
-        history.tell(call.db, ref, "VM_UNPAUSED")
+        history.tell(call.db, ref, "VM_UNPAUSED", "unpaused")
 
 
 @message("VM.hard_shutdown")
@@ -65,11 +66,11 @@ def hard_shutdown(call: Call, ref: str) -> None:
         power_off(call, ref)
 
 
-def power_off(call: Call, ref: str) -> None:
+def power_off(call: Call, ref: str, how: str = "shutdown forcibly") -> None:
     """Take the domain away, or the image of a suspended guest."""
     guests.stop(call.world, ref)
     _drop_image(call, ref)
-    history.tell(call.db, ref, "VM_SHUTDOWN")
+    history.tell(call.db, ref, "VM_SHUTDOWN", how)
 
 
 def _drop_image(call: Call, ref: str) -> None:
@@ -83,12 +84,12 @@ def _drop_image(call: Call, ref: str) -> None:
 def hard_reboot(call: Call, ref: str) -> None:
     """Take the domain away and build a new one."""
     with operations.under_way(call, ref, "hard_reboot"):
-        _reboot(call, ref)
+        _reboot(call, ref, "rebooted forcibly")
 
 
-def _reboot(call: Call, ref: str) -> None:
+def _reboot(call: Call, ref: str, how: str) -> None:
     guests.reboot(call.world, ref)
-    history.tell(call.db, ref, "VM_REBOOTED")
+    history.tell(call.db, ref, "VM_REBOOTED", how)
 
 
 def _ask_guest(call: Call, ref: str, row: Row) -> bool:
@@ -115,7 +116,7 @@ def clean_shutdown(call: Call, ref: str) -> None:
     """Ask the guest to power off and wait for it."""
     with operations.under_way(call, ref, "clean_shutdown") as row:
         if _ask_guest(call, ref, row):
-            power_off(call, ref)
+            power_off(call, ref, "shutdown")
 
 
 @message("VM.clean_reboot", blocking=True)
@@ -123,7 +124,7 @@ def clean_reboot(call: Call, ref: str) -> None:
     """Ask the guest to restart and wait for it."""
     with operations.under_way(call, ref, "clean_reboot") as row:
         if _ask_guest(call, ref, row):
-            _reboot(call, ref)
+            _reboot(call, ref, "rebooted")
 
 
 @message("VM.shutdown", blocking=True)
@@ -146,7 +147,7 @@ def suspend(call: Call, ref: str) -> None:
     """Write the guest's memory to a disk and take the domain away."""
     with operations.under_way(call, ref, "suspend"):
         to_image(call, ref)
-        history.tell(call.db, ref, "VM_SUSPENDED")
+        history.tell(call.db, ref, "VM_SUSPENDED", "suspended")
 
 
 def to_image(call: Call, ref: str) -> None:
@@ -230,7 +231,8 @@ def resume(call: Call, ref: str, paused: bool, force: bool) -> None:
     """Go on from a suspend image on a host of the pool's choice."""
     with operations.under_way(call, ref, "resume"):
         from_image(call, ref, vm_placement.choose(call, ref), paused)
-        history.tell(call.db, ref, "VM_RESUMED")
+        where = history.on_host(call.db, ref)
+        history.tell(call.db, ref, "VM_RESUMED", f"resumed {where}")
 
 
 @message("VM.resume_on")
@@ -239,7 +241,8 @@ def resume_on(call: Call, ref: str, host: str, paused: bool, force: bool) -> Non
     with operations.under_way(call, ref, "resume_on"):
         call.db.row("host", host)
         from_image(call, ref, host, paused)
-        history.tell(call.db, ref, "VM_RESUMED")
+        where = history.on_host(call.db, ref)
+        history.tell(call.db, ref, "VM_RESUMED", f"resumed {where}")
 
 
 @message("VM.power_state_reset")

@@ -69,7 +69,7 @@ def snapshot(call: Call, ref: str, name: str, ignore_vdis: list[str]) -> str:
     """Keep record and disks as they are now."""
     with operations.under_way(call, ref, "snapshot") as row:
         new = _snapshot(call, ref, name, ignore_vdis, row["power_state"])
-        history.tell(call.db, ref, "VM_SNAPSHOTTED")
+        history.tell(call.db, ref, "VM_SNAPSHOTTED", f"snapshotted as {name}")
         return new
 
 
@@ -88,7 +88,7 @@ def checkpoint(call: Call, ref: str, name: str) -> str:
         finally:
             if was != "Suspended":
                 vm_power.from_image(call, ref, host, was == "Paused")
-        history.tell(db, ref, "VM_CHECKPOINTED")
+        history.tell(db, ref, "VM_CHECKPOINTED", f"checkpointed as {name}")
         return new
 
 
@@ -111,7 +111,9 @@ def revert(call: Call, ref: str) -> None:
             vm = _make_again(call, ref)
         with operations.under_way(call, vm, "reverting"):
             _bring_back(call, ref, vm)
-            history.tell(db, vm, "VM_SNAPSHOT_REVERTED")
+            kept = f"{row['name_label']} (uuid {row['uuid']})"
+            what = f"reverted to snapshot: {kept}"
+            history.tell(db, vm, "VM_SNAPSHOT_REVERTED", what)
 
 
 def _make_again(call: Call, ref: str) -> str:
