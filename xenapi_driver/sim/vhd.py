@@ -301,6 +301,33 @@ def relink(path: Path, parent: Path) -> None:
         file.write(_sealed(_HEADER.pack(*fields), 36))
 
 
+def parse_header(raw: bytes) -> tuple[int, int]:
+    """Return where the block allocation table is, and its number of entries.
+
+    :raises BadVhd: it is no header of a disk as storage managers have them
+    """
+    if len(raw) != HEADER_SIZE or not raw.startswith(b"cxsparse"):
+        raise BadVhd("no dynamic disk header")
+    fields = _HEADER.unpack(raw)
+    if fields[6] != _checksum(raw, 36):
+        raise BadVhd("checksum of the dynamic disk header does not match")
+    if fields[5] != BLOCK_SIZE:
+        raise BadVhd(f"blocks of {fields[5]} bytes")
+    return fields[2], fields[4]
+
+
+def runs_of(bitmap: bytes, first: int, last: int) -> Iterator[tuple[int, int]]:
+    """Yield (first, last + 1) of the runs of sectors whose bits are set."""
+    if bitmap == b"\xff" * BITMAP_SIZE:
+        yield first, last
+        return
+    held = (bool(bitmap[n >> 3] & 0x80 >> (n & 7)) for n in range(first, last))
+    for has, run in itertools.groupby(enumerate(held, first), key=lambda item: item[1]):
+        if has:
+            sectors = [number for number, _ in run]
+            yield sectors[0], sectors[-1] + 1
+
+
 class VhdFile:
     """One open VHD file, seen without its parents.
 
@@ -378,14 +405,8 @@ class VhdFile:
         self.bat = self._load_bat(self.header)
 
     def _load_header(self, raw: bytes) -> Header:
-        if len(raw) != HEADER_SIZE or not raw.startswith(b"cxsparse"):
-            raise BadVhd("no dynamic disk header")
+        offset, entries = parse_header(raw)
         fields = _HEADER.unpack(raw)
-        if fields[6] != _checksum(raw, 36):
-            raise BadVhd("checksum of the dynamic disk header does not match")
-        offset, entries, block_size = fields[2], fields[4], fields[5]
-        if block_size != BLOCK_SIZE:
-            raise BadVhd(f"blocks of {block_size} bytes")
         if entries * BLOCK_SIZE < self.footer.size:
             raise BadVhd("block allocation table smaller than the disk")
         end = offset + _padded(entries * 4, SECTOR)
@@ -469,16 +490,7 @@ class VhdFile:
         if block >= len(self.bat) or self.bat[block] == UNUSED:
             return
         bitmap = self._at(self.bat[block] * SECTOR, BITMAP_SIZE)
-        if bitmap == b"\xff" * BITMAP_SIZE:
-            yield first, last
-            return
-        held = (bool(bitmap[n >> 3] & 0x80 >> (n & 7)) for n in range(first, last))
-        for has, run in itertools.groupby(
-            enumerate(held, first), key=lambda item: item[1]
-        ):
-            if has:
-                sectors = [number for number, _ in run]
-                yield sectors[0], sectors[-1] + 1
+        yield from runs_of(bitmap, first, last)
 
     def read_sectors(self, block: int, first: int, last: int) -> bytes:
         """Return the bytes of a run of held sectors of one block."""

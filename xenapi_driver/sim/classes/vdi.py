@@ -60,9 +60,13 @@ def plugged(db: Registry, row: Row) -> list[str]:
     return [vbd for vbd in row["VBDs"] if db.row("VBD", vbd)["currently_attached"]]
 
 
-def _require_unused(call: Call, ref: str, operation: str) -> Row:
+def require_unused(call: Call, ref: str, operation: str) -> Row:
+    """Refuse work on a disk that a guest or a transfer uses.
+
+    :raises Failure: VDI_IN_USE, HANDLE_INVALID
+    """
     row = call.db.row("VDI", ref)
-    if plugged(call.db, row):
+    if plugged(call.db, row) or row["uuid"] in call.world.held_disks:
         raise Failure("VDI_IN_USE", ref, operation)
     return row
 
@@ -98,6 +102,8 @@ def _derive(call: Call, source: str, extra: dict[str, Any]) -> str:
     """Put a new leaf on the disk's data and return its VDI."""
     db, world = call.db, call.world
     row = db.row("VDI", source)
+    if row["uuid"] in world.held_disks:
+        raise Failure("VDI_IN_USE", source, "snapshot" if extra else "clone")
     store = disks.vhds_of(world, row["SR"])
     leaf, parent = db.new_uuid(), db.new_uuid()
     with disks.backend_errors("SR_BACKEND_FAILURE_81"):
@@ -200,7 +206,7 @@ def _mark_content(call: Call, ref: str) -> dict[str, str]:
 def _copy_into(call: Call, ref: str, into: str) -> str:
     """Replace what a disk of at least the same size holds."""
     db, world = call.db, call.world
-    source, target = db.row("VDI", ref), _require_unused(call, into, "copy")
+    source, target = db.row("VDI", ref), require_unused(call, into, "copy")
     if target["virtual_size"] < source["virtual_size"]:
         size = str(source["virtual_size"])
         raise Failure("VDI_TOO_SMALL", into, size)
@@ -232,7 +238,7 @@ def _require_copyable(call: Call, ref: str) -> Row:
 @message("VDI.resize")
 def resize(call: Call, ref: str, size: int) -> None:
     """Make the disk larger; it must not be plugged."""
-    row = _require_unused(call, ref, "resize")
+    row = require_unused(call, ref, "resize")
     sr_kinds.require_feature(call.db, row["SR"], "VDI_RESIZE")
     disks.require_attached(call.world, row["SR"])
     wanted = _check_size(size)
@@ -255,7 +261,7 @@ def resize_online(call: Call, ref: str, size: int) -> None:
 @message("VDI.destroy")
 def destroy(call: Call, ref: str) -> None:
     """Remove the disk, its VBDs, and base copies that nothing needs any more."""
-    row = _require_unused(call, ref, "destroy")
+    row = require_unused(call, ref, "destroy")
     sr = row["SR"]
     if call.db.row("SR", sr)["type"] == "udev":
         raise Failure("VDI_IS_A_PHYSICAL_DEVICE", ref)
@@ -270,7 +276,7 @@ def destroy(call: Call, ref: str) -> None:
 @message("VDI.forget")
 def forget(call: Call, ref: str) -> None:
     """Remove the disk from the database; a scan finds it again."""
-    _require_unused(call, ref, "forget")
+    require_unused(call, ref, "forget")
     disks.drop(call.world, ref)
 
 

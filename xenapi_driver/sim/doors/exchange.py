@@ -168,7 +168,8 @@ class Exchange:
         try:
             yield work
         except Failure as failure:
-            tasks.finish(self.world, task, "failure", error=failure.description)
+            status = "cancelled" if failure.code == "TASK_CANCELLED" else "failure"
+            tasks.finish(self.world, task, status, error=failure.description)
             raise
         except Exception as exc:
             text = ["INTERNAL_ERROR", repr(exc)]

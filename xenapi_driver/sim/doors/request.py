@@ -25,8 +25,13 @@ class Request:
 
     @property
     def query(self) -> dict[str, str]:
-        """Return the query's arguments."""
+        """Return the query's arguments.
+
+        :raises Refusal: 400, an argument without a value, which hosts cannot read
+        """
         text = self.target.partition("?")[2]
+        if any("=" not in part for part in text.split("&") if part):
+            raise Refusal(400)
         return dict(parse_qsl(text, keep_blank_values=True)) if text else {}
 
     @property
