@@ -3,6 +3,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from xenapi_driver.sim import sr_kinds
@@ -77,6 +78,15 @@ def vhds_of(world: World, sr: str, feature: str = "") -> SrStore:
     if not isinstance(store, SrStore):
         raise Failure("SR_OPERATION_NOT_SUPPORTED", sr)
     return store
+
+
+def log_path(world: World, vdi: str) -> Path | None:
+    """Return the file beside which a disk's log of changes is; None: it has none."""
+    row = world.db.row("VDI", vdi)
+    store = world.stores.get(row["SR"])
+    if not row["cbt_enabled"] or not isinstance(store, SrStore):
+        return None
+    return store.path_of(row["location"])
 
 
 def stage_copy(source: Store, name: str, target: Store, new: str) -> None:

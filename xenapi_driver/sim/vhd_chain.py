@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
+from xenapi_driver.sim import cbt
 from xenapi_driver.sim.vhd import (
     BLOCK_SIZE,
     SECTOR,
@@ -27,11 +28,16 @@ class Chain:
 
     def __init__(self, leaf: Path, writable: bool = False) -> None:
         self.links: list[VhdFile] = []
+        self._leaf = leaf
+        self._log: cbt.Log | None = None
+        self._changed: set[int] = set()
         try:
             self._open(leaf, writable)
         except BaseException:
             self.close()
             raise
+        if writable:
+            self._log = cbt.open_for_writing(leaf)
 
     def _open(self, leaf: Path, writable: bool) -> None:
         path: Path | None = leaf
@@ -64,6 +70,9 @@ class Chain:
     def close(self) -> None:
         for link in self.links:
             link.close()
+        if self._log is not None:
+            cbt.note(self._leaf, self._log, self._changed)
+            self._log = None
 
     @property
     def virtual_size(self) -> int:
@@ -99,6 +108,10 @@ class Chain:
     def write(self, offset: int, data: bytes) -> None:
         """Write into the leaf; parts of sectors are filled up from the chain."""
         self._check_range(offset, len(data))
+        if self._log is not None and data:
+            last_byte = offset + len(data) - 1
+            touched = range(offset // cbt.BLOCK, last_byte // cbt.BLOCK + 1)
+            self._changed.update(touched)
         first = offset // SECTOR
         last = -(-(offset + len(data)) // SECTOR)
         begin = offset - first * SECTOR

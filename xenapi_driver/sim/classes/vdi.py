@@ -3,7 +3,7 @@
 
 from typing import Any
 
-from xenapi_driver.sim import disks, sr_kinds, tasks
+from xenapi_driver.sim import cbt, disks, sr_kinds, tasks
 from xenapi_driver.sim.failure import Failure
 from xenapi_driver.sim.messages import Call, computed, message
 from xenapi_driver.sim.registry import Registry, Row
@@ -66,9 +66,19 @@ def require_unused(call: Call, ref: str, operation: str) -> Row:
     :raises Failure: VDI_IN_USE, HANDLE_INVALID
     """
     row = call.db.row("VDI", ref)
-    if plugged(call.db, row) or row["uuid"] in call.world.held_disks:
+    if plugged(call.db, row):
         raise Failure("VDI_IN_USE", ref, operation)
+    require_not_held(call, ref, operation)
     return row
+
+
+def require_not_held(call: Call, ref: str, operation: str) -> None:
+    """Refuse work on a disk whose files a transfer has for itself.
+
+    :raises Failure: VDI_IN_USE
+    """
+    if call.db.row("VDI", ref)["uuid"] in call.world.held_disks:
+        raise Failure("VDI_IN_USE", ref, operation)
 
 
 def _check_size(size: int) -> int:
@@ -102,8 +112,7 @@ def _derive(call: Call, source: str, extra: dict[str, Any]) -> str:
     """Put a new leaf on the disk's data and return its VDI."""
     db, world = call.db, call.world
     row = db.row("VDI", source)
-    if row["uuid"] in world.held_disks:
-        raise Failure("VDI_IN_USE", source, "snapshot" if extra else "clone")
+    require_not_held(call, source, "snapshot" if extra else "clone")
     store = disks.vhds_of(world, row["SR"])
     leaf, parent = db.new_uuid(), db.new_uuid()
     with disks.backend_errors("SR_BACKEND_FAILURE_81"):
@@ -154,8 +163,12 @@ def snapshot(call: Call, ref: str, driver_params: dict[str, str]) -> str:
         raise Failure("VDI_IS_SHARABLE", ref)
     if row["on_boot"] == "reset":
         raise Failure("VDI_ON_BOOT_MODE_INCOMPATIBLE_WITH_OPERATION")
-    extra = {"is_a_snapshot": True, "snapshot_of": ref}
-    return _derive(call, ref, extra)
+    tracked = row["cbt_enabled"]
+    extra = {"is_a_snapshot": True, "snapshot_of": ref, "cbt_enabled": tracked}
+    new = _derive(call, ref, extra)
+    if (disk := disks.log_path(call.world, ref)) is not None:
+        cbt.snapshot(disk, call.db.row("VDI", new)["uuid"])
+    return new
 
 
 @message("VDI.copy", blocking=True)
@@ -249,6 +262,8 @@ def resize(call: Call, ref: str, size: int) -> None:
         store = disks.vhds_of(call.world, row["SR"])
         with disks.backend_errors("SR_BACKEND_FAILURE_110"):
             store.resize(row["location"], wanted)
+        if (disk := disks.log_path(call.world, ref)) is not None:
+            cbt.resize(disk, wanted)
         disks.scan(call.world, row["SR"])
 
 
@@ -266,8 +281,12 @@ def destroy(call: Call, ref: str) -> None:
     if call.db.row("SR", sr)["type"] == "udev":
         raise Failure("VDI_IS_A_PHYSICAL_DEVICE", ref)
     store = disks.store_of(call.world, sr, "VDI_DELETE")
-    with disks.backend_errors("SR_BACKEND_FAILURE_80"):
-        store.destroy(row["location"])
+    log = disks.log_path(call.world, ref)
+    if row["type"] != "cbt_metadata":
+        with disks.backend_errors("SR_BACKEND_FAILURE_80"):
+            store.destroy(row["location"])
+    if log is not None:
+        cbt.remove(log)
     disks.drop(call.world, ref)
     disks.scan(call.world, sr)
     call.world.collect(sr)
@@ -326,9 +345,3 @@ def set_allow_caching(call: Call, ref: str, value: bool) -> None:
 def driver_only(call: Call, ref: str, value: object) -> None:
     """Refuse: storage drivers set these."""
     raise Failure("PERMISSION_DENIED", "")
-
-
-@message("VDI.get_nbd_info")
-def get_nbd_info(call: Call, ref: str) -> list[dict[str, Any]]:
-    """Return nothing: no network has a purpose."""
-    return []

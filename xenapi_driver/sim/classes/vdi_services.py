@@ -6,65 +6,11 @@ import uuid as uuidlib
 from typing import Any
 
 from xenapi_driver.sim import disks, sr_kinds
-from xenapi_driver.sim.classes import vdi
-from xenapi_driver.sim.failure import Failure, internal_error
+from xenapi_driver.sim.failure import Failure
 from xenapi_driver.sim.messages import Call, message
 from xenapi_driver.sim.storage import SrStore
 
-_TRACKED = ("user", "system")
 _STEP = 1024 * 1024
-
-
-@message("VDI.enable_cbt")
-def enable_cbt(call: Call, ref: str) -> None:
-    """Begin to note which blocks change."""
-    row = call.db.row("VDI", ref)
-    sr_kinds.require_feature(call.db, row["SR"], "VDI_CONFIG_CBT")
-    if row["is_a_snapshot"]:
-        raise Failure("OPERATION_NOT_ALLOWED", f"VDI is a snapshot: {ref}")
-    if row["type"] not in _TRACKED:
-        raise Failure("VDI_INCOMPATIBLE_TYPE", ref, row["type"])
-    if row["on_boot"] == "reset":
-        raise Failure("VDI_ON_BOOT_MODE_INCOMPATIBLE_WITH_OPERATION")
-    call.db.update("VDI", ref, cbt_enabled=True)
-
-
-@message("VDI.disable_cbt")
-def disable_cbt(call: Call, ref: str) -> None:
-    """Note no changes any more."""
-    row = call.db.row("VDI", ref)
-    sr_kinds.require_feature(call.db, row["SR"], "VDI_CONFIG_CBT")
-    if row["is_a_snapshot"]:
-        raise Failure("OPERATION_NOT_ALLOWED", f"VDI is a snapshot: {ref}")
-    call.db.update("VDI", ref, cbt_enabled=False)
-
-
-@message("VDI.list_changed_blocks")
-def list_changed_blocks(call: Call, ref: str, other: str) -> str:
-    """Refuse: the drivers here keep no log of changes."""
-    call.db.row("VDI", other)
-    text = "Storage_error ([S(Unimplemented);S(VDI.list_changed_blocks)])"
-    raise internal_error(text)
-
-
-@message("VDI.data_destroy")
-def data_destroy(call: Call, ref: str) -> None:
-    """Drop a snapshot's data and keep what is known of its changes."""
-    row = call.db.row("VDI", ref)
-    if not row["is_a_snapshot"]:
-        raise Failure("OPERATION_NOT_ALLOWED", f"VDI is not a snapshot: {ref}")
-    if not row["cbt_enabled"]:
-        raise Failure("VDI_NO_CBT_METADATA", ref)
-    if vdi.plugged(call.db, row):
-        raise Failure("VDI_IN_USE", ref, "data_destroy")
-    store = disks.store_of(call.world, row["SR"], "VDI_DELETE")
-    for vbd in row["VBDs"]:
-        call.db.destroy("VBD", vbd)
-    with disks.backend_errors("SR_BACKEND_FAILURE_80"):
-        store.destroy(row["location"])
-    call.db.update("VDI", ref, type="cbt_metadata", physical_utilisation=0)
-    disks.scan(call.world, row["SR"])
-    call.world.collect(row["SR"])
 
 
 @message("VDI.checksum", blocking=True)
