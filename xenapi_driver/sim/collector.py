@@ -10,6 +10,8 @@ from xenapi_driver.sim.failure import Failure
 from xenapi_driver.sim.storage import Broken, SrStore
 from xenapi_driver.sim.world import World
 
+_PATIENCE = 0.02  # seconds
+
 
 class Collector:
     """A thread that tidies the SRs it was told of; it starts with the first one."""
@@ -63,6 +65,8 @@ class Collector:
                     return
                 sr = self._waiting.pop(0)
                 self._working = True
+            # More may follow: disks are often removed one after the other.
+            closing.wait(_PATIENCE)
             self._tidy(sr)
 
     def _tidy(self, sr: str) -> None:

@@ -118,23 +118,44 @@ def scan(world: World, sr: str) -> None:
         found = store.scan()
     known = {db.row("VDI", ref)["location"]: ref for ref in db.row("SR", sr)["VDIs"]}
     for location, info in found.items():
-        if location not in known:
-            _introduce(world, sr, facts(store, info), info)
-            continue
-        ref = known[location]
-        kept = {
-            key: value
-            for key, value in db.row("VDI", ref)["sm_config"].items()
-            if key != "vhd-parent"
-        }
-        fields = facts(store, info)
-        fields["sm_config"] = {**kept, **fields["sm_config"]}
-        db.update("VDI", ref, managed=not info.hidden, **fields)
+        _take(world, sr, known.get(location), info)
     for location, ref in known.items():
         logs_only = db.row("VDI", ref)["type"] == "cbt_metadata"
         if location not in found and not logs_only:
             drop(world, ref)
     refresh(world, sr)
+
+
+def note(world: World, sr: str, *locations: str) -> None:
+    """Take over what became of single disks: a scan would look at all."""
+    store = world.stores[sr]
+    for location in locations:
+        with backend_errors("SR_BACKEND_FAILURE_40"):
+            info = store.info(location)
+        _take(world, sr, _at(world, sr, location), info)
+    refresh(world, sr)
+
+
+def _at(world: World, sr: str, location: str) -> str | None:
+    """Return the VDI at a location of an SR."""
+    db = world.db
+    # Mostly a disk lies at the place that its uuid names.
+    for ref in [*db.find("VDI", uuid=location), *db.row("SR", sr)["VDIs"]]:
+        row = db.row("VDI", ref)
+        if (row["SR"], row["location"]) == (sr, location):
+            return ref
+    return None
+
+
+def _take(world: World, sr: str, ref: str | None, info: VhdInfo) -> None:
+    db, fields = world.db, facts(world.stores[sr], info)
+    if ref is None:
+        _introduce(world, sr, fields, info)
+        return
+    config = db.row("VDI", ref)["sm_config"]
+    kept = {key: value for key, value in config.items() if key != "vhd-parent"}
+    fields["sm_config"] = {**kept, **fields["sm_config"]}
+    db.update("VDI", ref, managed=not info.hidden, **fields)
 
 
 def _introduce(world: World, sr: str, fields: Row, info: VhdInfo) -> None:

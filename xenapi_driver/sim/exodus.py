@@ -176,7 +176,7 @@ def send_disk(call: Call, old: str, there: World, sr: str) -> str:
             fields = {name: row[name] for name in _OF_DISK}
             fields.update(uuid=uuid, location=where, SR=sr, managed=True)
             new = there.db.create("VDI", fields)
-            disks.scan(there, sr)
+            disks.note(there, sr, where)
             return new
     finally:
         target.discard(where)

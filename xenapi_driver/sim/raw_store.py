@@ -143,12 +143,20 @@ class RawStore:
         found = {}
         for file in sorted(self.path.iterdir()):
             if file.suffix in _SUFFIXES:
-                with contextlib.suppress(FileNotFoundError):
-                    about = file.stat()
-                    taken = about.st_blocks * 512
-                    info = VhdInfo(file.name, about.st_size, taken, None, False)
-                    found[file.name] = info
+                with contextlib.suppress(Missing):
+                    found[file.name] = self.info(file.name)
         return found
+
+    def info(self, name: str) -> VhdInfo:
+        """Return what a scan says of one image.
+
+        :raises Missing: there is none
+        """
+        try:
+            about = self.path_of(name).stat()
+        except FileNotFoundError:
+            raise Missing(f"There is no image {name}.") from None
+        return VhdInfo(name, about.st_size, about.st_blocks * 512, None, False)
 
     def data(self, name: str) -> Iterator[tuple[int, bytes]]:
         """Yield offset and content of the parts that are not all zeros."""

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import threading
-import uuid as uuidlib
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,9 @@ from typing import Protocol
 
 from xenapi_driver.sim import sr_recovery, vhd
 from xenapi_driver.sim.vhd_chain import MAX_CHAIN, Chain
+
+_UUID = re.compile("[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_CLOCK_STEP = 100_000_000  # ns that two changes may be apart and look simultaneous
 
 
 class StorageError(Exception):
@@ -69,10 +73,7 @@ def used_bytes(path: Path, holes: bool = True) -> int:
 
 
 def _is_uuid(name: str) -> bool:
-    try:
-        return str(uuidlib.UUID(name)) == name
-    except ValueError:
-        return False
+    return _UUID.fullmatch(name) is not None
 
 
 class SizedStore(Protocol):
@@ -118,6 +119,7 @@ class SrStore:
         self._thick = thick
         # One operation at a time, as the SR lock of a storage manager does.
         self._lock = threading.RLock()
+        self._infos: dict[str, tuple[tuple[int, int, int], VhdInfo]] = {}
         path.mkdir(parents=True, exist_ok=True)
         sr_recovery.recover(path)
 
@@ -294,10 +296,36 @@ class SrStore:
             return found
 
     def _uuids(self) -> list[str]:
-        files = self.path.glob("*.vhd")
-        return sorted(file.stem for file in files if _is_uuid(file.stem))
+        with os.scandir(self.path) as entries:
+            names = [entry.name for entry in entries if entry.name.endswith(".vhd")]
+        return sorted(name[:-4] for name in names if _is_uuid(name[:-4]))
+
+    def info(self, uuid: str) -> VhdInfo:
+        """Return what a scan says of one disk.
+
+        :raises Missing: there is none
+        :raises Broken: its file is no valid VHD
+        """
+        self.path_of(uuid)
+        with self._lock:
+            return self._info(uuid)
 
     def _info(self, uuid: str) -> VhdInfo:
+        try:
+            about = os.stat(f"{self.path}/{uuid}.vhd")
+        except FileNotFoundError:
+            raise Missing(f"There is no disk {uuid}.") from None
+        seal = about.st_ino, about.st_mtime_ns, about.st_size
+        known = self._infos.get(uuid)
+        if known is not None and known[0] == seal:
+            return known[1]
+        info = self._read_info(uuid)
+        # Times are not exact: what was written just now may change unnoticed.
+        if time.time_ns() - about.st_mtime_ns > _CLOCK_STEP:
+            self._infos[uuid] = seal, info
+        return info
+
+    def _read_info(self, uuid: str) -> VhdInfo:
         with self._file(uuid) as disk:
             parent = disk.parent_path
             return VhdInfo(

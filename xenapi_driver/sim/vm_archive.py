@@ -152,8 +152,9 @@ def receive(call: Call, source: Source, choices: Choices) -> list[str]:
         gauge = Gauge(call, source.length or 0)
         _fill(work, files, gauge)
         with call.db.changed:
-            for sr in {call.db.row("VDI", ref)["SR"] for ref in work.filled.values()}:
-                disks.scan(call.world, sr)
+            for ref in work.filled.values():
+                row = call.db.row("VDI", ref)
+                disks.note(call.world, row["SR"], row["location"])
         return vms
     except tar_stream.BadArchive as error:
         work.undo()

@@ -104,7 +104,7 @@ def create(call: Call, record: dict[str, Any]) -> str:
         store.create(where, size)
     known = {"uuid": uuid, "location": where, "managed": True, "metadata_of_pool": ""}
     ref = db.create("VDI", {**record, **known})
-    disks.scan(world, record["SR"])
+    disks.note(world, record["SR"], where)
     return ref
 
 
@@ -117,7 +117,7 @@ def _derive(call: Call, source: str, extra: dict[str, Any]) -> str:
     leaf, parent = db.new_uuid(), db.new_uuid()
     with disks.backend_errors("SR_BACKEND_FAILURE_81"):
         world.dom0.sync_block(store.path_of(row["location"]))
-        store.clone(row["location"], leaf, parent)
+        base = store.clone(row["location"], leaf, parent)
     ref = db.create(
         "VDI",
         {
@@ -131,7 +131,8 @@ def _derive(call: Call, source: str, extra: dict[str, Any]) -> str:
             **extra,
         },
     )
-    disks.scan(world, row["SR"])
+    made = [base] if base else []
+    disks.note(world, row["SR"], row["location"], leaf, *made)
     return ref
 
 
@@ -201,7 +202,7 @@ def copy(call: Call, ref: str, sr: str, base: str, into: str) -> str:
                 "VDI",
                 {**fields, "uuid": uuid, "location": where, "SR": sr, "managed": True},
             )
-            disks.scan(world, sr)
+            disks.note(world, sr, where)
             return new
     finally:
         target.discard(where)
@@ -235,7 +236,7 @@ def _copy_into(call: Call, ref: str, into: str) -> str:
             store.discard(name)
         if isinstance(store, SrStore):
             store.resize(name, target["virtual_size"])
-    disks.scan(world, target["SR"])
+    disks.note(world, target["SR"], name)
     return into
 
 
@@ -264,7 +265,7 @@ def resize(call: Call, ref: str, size: int) -> None:
             store.resize(row["location"], wanted)
         if (disk := disks.log_path(call.world, ref)) is not None:
             cbt.resize(disk, wanted)
-        disks.scan(call.world, row["SR"])
+        disks.note(call.world, row["SR"], row["location"])
 
 
 @message("VDI.resize_online")
@@ -288,7 +289,7 @@ def destroy(call: Call, ref: str) -> None:
     if log is not None:
         cbt.remove(log)
     disks.drop(call.world, ref)
-    disks.scan(call.world, sr)
+    disks.refresh(call.world, sr)
     call.world.collect(sr)
 
 
@@ -302,7 +303,11 @@ def forget(call: Call, ref: str) -> None:
 @message("VDI.update")
 def update(call: Call, ref: str) -> None:
     """Read the disk's facts again."""
-    disks.scan(call.world, call.db.row("VDI", ref)["SR"])
+    row = call.db.row("VDI", ref)
+    sr_kinds.require_feature(call.db, row["SR"], "VDI_UPDATE")
+    disks.require_attached(call.world, row["SR"])
+    if row["SR"] in call.world.stores and row["type"] != "cbt_metadata":
+        disks.note(call.world, row["SR"], row["location"])
 
 
 @message("VDI.set_name_label")

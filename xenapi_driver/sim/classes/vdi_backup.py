@@ -86,7 +86,7 @@ def data_destroy(call: Call, ref: str) -> None:
     with disks.backend_errors("SR_BACKEND_FAILURE_80"):
         store.destroy(row["location"])
     call.db.update("VDI", ref, type="cbt_metadata", physical_utilisation=0)
-    disks.scan(call.world, row["SR"])
+    disks.refresh(call.world, row["SR"])
     call.world.collect(row["SR"])
 
 

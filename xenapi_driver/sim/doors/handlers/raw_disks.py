@@ -112,7 +112,8 @@ def _receive(talk: Exchange, call: Call, target: tuple[str, str], kind: str) -> 
         raise
     finally:
         with call.db.changed:
-            disks.scan(call.world, sr)
+            if call.db.exists("VDI", vdi):
+                disks.note(call.world, sr, call.db.row("VDI", vdi)["location"])
     return vdi
 
 
