@@ -123,7 +123,8 @@ def test_disk_lives_and_dies(session):
     assert {ref, twin, copy} <= {one.ref for one in vdi.in_sr(session, sr_ref)}
     for one in (ref, twin, copy, copy):
         vdi.destroy(session, one)
-    assert vdi.in_sr(session, sr_ref) == []
+    # The host collects their base copies by itself, a little later.
+    assert [one for one in vdi.in_sr(session, sr_ref) if one.managed] == []
 
 
 def test_server_lives_and_dies(sim, session):

@@ -2,7 +2,7 @@
 """VDI objects kept true to the files of their SR."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -89,10 +89,26 @@ def log_path(world: World, vdi: str) -> Path | None:
     return store.path_of(row["location"])
 
 
-def stage_copy(source: Store, name: str, target: Store, new: str) -> None:
-    """Write what a disk holds into a file that ``target`` must publish or discard."""
+def stage_copy(
+    source: Store,
+    name: str,
+    target: Store,
+    new: str,
+    report: Callable[[float], None] = lambda share: None,
+) -> None:
+    """Write what a disk holds into a file that ``target`` must publish or discard.
+
+    :param report: is told what share is done; what it raises ends the copy
+    """
     with source.open(name) as disk:
-        target.stage_data(new, disk.virtual_size, parts(disk))
+        size = disk.virtual_size
+
+        def told() -> Iterator[tuple[int, bytes]]:
+            for offset, data in parts(disk):
+                report(offset / size)
+                yield offset, data
+
+        target.stage_data(new, size, told())
 
 
 def facts(store: Store, info: VhdInfo) -> dict[str, Any]:

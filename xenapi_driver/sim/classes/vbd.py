@@ -82,6 +82,8 @@ def create(call: Call, record: dict[str, Any]) -> str:
         vdi = db.row("VDI", record["VDI"])
         if not vdi["managed"]:
             raise Failure("VDI_NOT_MANAGED", record["VDI"])
+        if vdi["type"] == "cbt_metadata":
+            raise Failure("VDI_INCOMPATIBLE_TYPE", record["VDI"], vdi["type"])
         if record["mode"] == "RW" and vdi["read_only"]:
             raise Failure("VDI_READONLY", record["VDI"])
     record["userdevice"] = _position(call, record["VM"], record["userdevice"])
@@ -98,6 +100,8 @@ def _position(call: Call, vm: str, userdevice: str) -> str:
     """
     allowed = get_allowed_devices(call, vm)
     if userdevice == "autodetect":
+        if not allowed:
+            raise Failure("INVALID_DEVICE", userdevice)
         return allowed[0]
     number = device_number(userdevice)
     if number is None:
@@ -239,12 +243,19 @@ def unplug(call: Call, ref: str) -> None:
     call.db.update("VBD", ref, currently_attached=False)
 
 
+def _require_awake(call: Call, row: Row) -> None:
+    """Refuse to touch the drive of a suspended guest, which would not notice."""
+    if call.db.row("VM", row["VM"])["power_state"] == "Suspended":
+        raise Failure("VM_BAD_POWER_STATE", row["VM"], "running", "suspended")
+
+
 @message("VBD.insert")
 def insert(call: Call, ref: str, vdi: str) -> None:
     """Put a medium into an empty drive."""
     row = call.db.row("VBD", ref)
     if row["type"] != "CD":
         raise Failure("VBD_NOT_REMOVABLE_MEDIA", ref)
+    _require_awake(call, row)
     if not row["empty"]:
         raise Failure("VBD_NOT_EMPTY", ref)
     call.db.row("VDI", vdi)
@@ -257,6 +268,7 @@ def eject(call: Call, ref: str) -> None:
     row = call.db.row("VBD", ref)
     if row["type"] != "CD":
         raise Failure("VBD_NOT_REMOVABLE_MEDIA", ref)
+    _require_awake(call, row)
     if row["empty"]:
         raise Failure("VBD_IS_EMPTY", ref)
     call.db.update("VBD", ref, VDI=NULL, empty=True)

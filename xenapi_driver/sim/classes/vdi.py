@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Class VDI: a disk on an SR."""
 
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from xenapi_driver.sim import cbt, disks, sr_kinds, tasks
@@ -42,11 +44,14 @@ _OPERATIONS = {
 def allowed_operations(db: Registry, ref: str, row: Row) -> list[str]:
     """Return what a client may ask of the disk now."""
     driver = sr_kinds.features(db.row("SR", row["SR"]))
-    if not row["managed"]:
+    running = set(row["current_operations"].values())
+    if not row["managed"] or running - {"copy"}:
         return []
     users = plugged(db, row)
     found = [op for op, need in _OPERATIONS.items() if not need or need in driver]
-    if users:
+    if row["type"] == "cbt_metadata":
+        return [op for op in found if op in ("forget", "update", "destroy")]
+    if users or running:
         reading = all(db.row("VBD", vbd)["mode"] == "RO" for vbd in users)
         kept = ("clone", "snapshot", "copy") if reading else ("clone", "snapshot")
         found = [op for op in found if op in kept]
@@ -63,10 +68,14 @@ def plugged(db: Registry, row: Row) -> list[str]:
 def require_unused(call: Call, ref: str, operation: str) -> Row:
     """Refuse work on a disk that a guest or a transfer uses.
 
-    :raises Failure: VDI_IN_USE, HANDLE_INVALID
+    :raises Failure: VDI_IN_USE, OTHER_OPERATION_IN_PROGRESS, HANDLE_INVALID
     """
     row = call.db.row("VDI", ref)
-    if plugged(call.db, row):
+    for label, other in row["current_operations"].items():
+        # The host itself reads a disk that it copies, as a guest would.
+        if other != "copy":
+            raise Failure("OTHER_OPERATION_IN_PROGRESS", "VDI", ref, other, label)
+    if plugged(call.db, row) or row["current_operations"]:
         raise Failure("VDI_IN_USE", ref, operation)
     require_not_held(call, ref, operation)
     return row
@@ -137,8 +146,16 @@ def _derive(call: Call, source: str, extra: dict[str, Any]) -> str:
 
 
 def _require_leaf(call: Call, ref: str) -> None:
-    if not call.db.row("VDI", ref)["managed"]:
+    row = call.db.row("VDI", ref)
+    if not row["managed"]:
         raise Failure("VDI_NOT_MANAGED", ref)
+    _require_content(ref, row)
+
+
+def _require_content(ref: str, row: Row) -> None:
+    """Refuse a snapshot that has lost its data."""
+    if row["type"] == "cbt_metadata":
+        raise Failure("VDI_INCOMPATIBLE_TYPE", ref, row["type"])
 
 
 @message("VDI.clone")
@@ -175,13 +192,22 @@ def snapshot(call: Call, ref: str, driver_params: dict[str, str]) -> str:
 @message("VDI.copy", blocking=True)
 def copy(call: Call, ref: str, sr: str, base: str, into: str) -> str:
     """Write the whole content into a new disk on an SR, or into a given one."""
-    db, world = call.db, call.world
+    db = call.db
     call.check_cancelled()
     with db.changed:
-        row = _require_copyable(call, ref)
+        _require_copyable(call, ref)
+        if into == NULL:
+            db.row("SR", sr)
+    with busy(call, ref, "copy"):
         if into != NULL:
             return _copy_into(call, ref, into)
-        db.row("SR", sr)
+        return _copy_to(call, ref, sr)
+
+
+def _copy_to(call: Call, ref: str, sr: str) -> str:
+    db, world = call.db, call.world
+    with db.changed:
+        row = db.row("VDI", ref)
         source = disks.store_of(world, row["SR"])
         target = disks.store_of(world, sr, "VDI_CREATE")
         uuid = db.new_uuid()
@@ -190,9 +216,8 @@ def copy(call: Call, ref: str, sr: str, base: str, into: str) -> str:
         fields["metadata_of_pool"] = ""
         fields["other_config"] = _mark_content(call, ref)
     with disks.backend_errors():
-        disks.stage_copy(source, row["location"], target, where)
+        disks.stage_copy(source, row["location"], target, where, _progress(call))
     try:
-        tasks.set_progress(call, 0.9)
         # Together, or a scan in between makes a second VDI of the new file.
         with db.changed:
             call.check_cancelled()
@@ -208,6 +233,34 @@ def copy(call: Call, ref: str, sr: str, base: str, into: str) -> str:
         target.discard(where)
 
 
+def _progress(call: Call) -> Callable[[float], None]:
+    """Return what reports a share of the work, and ends a cancelled one."""
+
+    def report(share: float) -> None:
+        call.check_cancelled()
+        tasks.set_progress(call, min(0.99, share))
+
+    return report
+
+
+@contextlib.contextmanager
+def busy(call: Call, ref: str, operation: str) -> Iterator[None]:
+    """Show clients what is done to the disk meanwhile."""
+    db = call.db
+    label = call.task or db.new_ref()
+    with db.changed:
+        running = {**db.row("VDI", ref)["current_operations"], label: operation}
+        db.update("VDI", ref, current_operations=running)
+    try:
+        yield
+    finally:
+        with db.changed:
+            if db.exists("VDI", ref):
+                left = dict(db.row("VDI", ref)["current_operations"])
+                left.pop(label, None)
+                db.update("VDI", ref, current_operations=left)
+
+
 def _mark_content(call: Call, ref: str) -> dict[str, str]:
     """Return the other_config of a copy: source and copy bear the same content_id."""
     config = call.db.row("VDI", ref)["other_config"]
@@ -220,32 +273,41 @@ def _mark_content(call: Call, ref: str) -> dict[str, str]:
 def _copy_into(call: Call, ref: str, into: str) -> str:
     """Replace what a disk of at least the same size holds."""
     db, world = call.db, call.world
-    source, target = db.row("VDI", ref), require_unused(call, into, "copy")
-    if target["virtual_size"] < source["virtual_size"]:
-        size = str(source["virtual_size"])
-        raise Failure("VDI_TOO_SMALL", into, size)
-    if target["read_only"]:
-        raise Failure("VDI_READONLY", into)
-    store, origin = (disks.store_of(world, one["SR"]) for one in (target, source))
-    name = target["location"]
-    with disks.backend_errors():
-        try:
-            disks.stage_copy(origin, source["location"], store, name)
+    with db.changed:
+        source, target = db.row("VDI", ref), require_unused(call, into, "copy")
+        if target["virtual_size"] < source["virtual_size"]:
+            size = str(source["virtual_size"])
+            raise Failure("VDI_TOO_SMALL", into, size)
+        if target["read_only"]:
+            raise Failure("VDI_READONLY", into)
+        store, origin = (disks.store_of(world, one["SR"]) for one in (target, source))
+        world.held_disks.add(target["uuid"])
+    name, size = target["location"], target["virtual_size"]
+    try:
+        with disks.backend_errors():
+            place = source["location"]
+            disks.stage_copy(origin, place, store, name, _progress(call))
             store.replace(name)
-        finally:
-            store.discard(name)
-        if isinstance(store, SrStore):
-            store.resize(name, target["virtual_size"])
-    disks.note(world, target["SR"], name)
+            if isinstance(store, SrStore):
+                store.resize(name, size)
+    finally:
+        store.discard(name)
+        world.held_disks.discard(target["uuid"])
+    with db.changed:
+        disks.note(world, target["SR"], name)
     return into
 
 
 def _require_copyable(call: Call, ref: str) -> Row:
     """A disk that somebody writes cannot be read whole."""
     row = call.db.row("VDI", ref)
+    _require_content(ref, row)
+    if row["on_boot"] == "reset":
+        raise Failure("VDI_ON_BOOT_MODE_INCOMPATIBLE_WITH_OPERATION")
     for vbd in plugged(call.db, row):
         if call.db.row("VBD", vbd)["mode"] == "RW":
             raise Failure("VDI_IN_USE", ref, "copy")
+    require_not_held(call, ref, "copy")
     return row
 
 
@@ -253,6 +315,7 @@ def _require_copyable(call: Call, ref: str) -> Row:
 def resize(call: Call, ref: str, size: int) -> None:
     """Make the disk larger; it must not be plugged."""
     row = require_unused(call, ref, "resize")
+    _require_content(ref, row)
     sr_kinds.require_feature(call.db, row["SR"], "VDI_RESIZE")
     disks.require_attached(call.world, row["SR"])
     wanted = _check_size(size)
@@ -325,7 +388,9 @@ def set_name_description(call: Call, ref: str, value: str) -> None:
 @message("VDI.set_on_boot")
 def set_on_boot(call: Call, ref: str, value: str) -> None:
     """Choose whether each start begins with the same content."""
-    for vbd in call.db.row("VDI", ref)["VBDs"]:
+    row = call.db.row("VDI", ref)
+    sr_kinds.require_feature(call.db, row["SR"], "VDI_RESET_ON_BOOT")
+    for vbd in row["VBDs"]:
         vm = call.db.row("VBD", vbd)["VM"]
         state = call.db.row("VM", vm)["power_state"]
         if state != "Halted":
