@@ -166,6 +166,7 @@ def send_disk(call: Call, old: str, there: World, sr: str) -> str:
     uuid = there.db.new_uuid()
     where = target.location(uuid)
     with disks.backend_errors():
+        call.world.dom0.sync_block(source.path_of(row["location"]))
         disks.stage_copy(source, row["location"], target, where)
     try:
         # Together, or a scan in between makes a second VDI of the new file.
