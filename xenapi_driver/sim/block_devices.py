@@ -19,7 +19,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from xenapi_driver.sim import vhd
+from xenapi_driver.sim import raw_link, vhd
 from xenapi_driver.sim.vhd_chain import Chain
 
 # <linux/loop.h>
@@ -268,28 +268,14 @@ def _write_back(raw: Path, disk: Path) -> None:
     """Write the sectors that differ into the leaf."""
     with open(raw, "rb") as source, Chain(disk, writable=True) as chain:
         # What neither side holds is zeros on both.
-        for block in sorted({*chain.blocks, *_data_blocks(source.fileno())}):
+        for block in sorted(
+            {*chain.blocks, *raw_link.data_blocks(source.fileno(), vhd.BLOCK_SIZE)}
+        ):
             offset = block * vhd.BLOCK_SIZE
             new = os.pread(source.fileno(), _length(chain, offset), offset)
             old = chain.read(offset, len(new))
             for start, end in _differences(old, new) if old != new else []:
                 chain.write(offset + start, new[start:end])
-
-
-def _data_blocks(handle: int) -> set[int]:
-    """Return the numbers of the blocks of a sparse file that are no hole."""
-    blocks: set[int] = set()
-    end, size = 0, os.fstat(handle).st_size
-    while end < size:
-        try:
-            start = os.lseek(handle, end, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno == errno.ENXIO:  # only a hole follows
-                break
-            raise
-        end = os.lseek(handle, start, os.SEEK_HOLE)
-        blocks.update(range(start // vhd.BLOCK_SIZE, -(-end // vhd.BLOCK_SIZE)))
-    return blocks
 
 
 def _differences(old: bytes, new: bytes) -> list[tuple[int, int]]:

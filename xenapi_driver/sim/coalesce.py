@@ -48,12 +48,17 @@ def next_step(store: SrStore, fixed: Callable[[str], bool]) -> Step | None:
         if info.hidden and not children[info.uuid]:
             return Step("delete", info.uuid)
     for info in tree.values():
-        if info.parent and tree[info.parent].hidden and len(children[info.parent]) == 1:
+        if info.parent and _takes_more(tree[info.parent], children):
             if info.hidden:
                 return Step("merge", info.uuid, info.parent)
             if not children[info.uuid] and not fixed(info.uuid):
                 return Step("leaf", info.uuid, info.parent)
     return None
+
+
+def _takes_more(parent: VhdInfo, children: dict[str, list[str]]) -> bool:
+    """Return whether what is based on a disk can be merged into it."""
+    return parent.hidden and not parent.raw and len(children[parent.uuid]) == 1
 
 
 def _children(tree: dict[str, VhdInfo]) -> dict[str, list[str]]:

@@ -19,6 +19,7 @@ from xenapi_driver.sim.storage import (
     Missing,
     NoSpace,
     SrStore,
+    Unimplemented,
     VhdInfo,
     parts,
 )
@@ -36,6 +37,8 @@ def backend_errors(fallback: str = "SR_BACKEND_FAILURE_46") -> Iterator[None]:
     except BadSize as error:
         text = f"VDI Invalid size [opterr={error}]"
         raise Failure("SR_BACKEND_FAILURE_79", "", text, "") from error
+    except Unimplemented as error:
+        raise Failure("SR_BACKEND_FAILURE_38", "", str(error), "") from error
     except ChainTooLong as error:
         text = f"Snapshot chain too long: {error}"
         raise Failure("SR_BACKEND_FAILURE_109", "", text, "") from error
@@ -114,6 +117,8 @@ def stage_copy(
 def facts(store: Store, info: VhdInfo) -> dict[str, Any]:
     """Return what the files say of a disk, as VDI fields."""
     sm_config = {"vdi_type": "vhd"} if store.format == "vhd" else {}
+    if info.raw:
+        sm_config["vdi_type"] = "aio"  # the storage manager's word for a plain file
     if info.parent:
         sm_config["vhd-parent"] = info.parent
     return {
@@ -184,7 +189,7 @@ def _introduce(world: World, sr: str, fields: Row, info: VhdInfo) -> None:
         "metadata_of_pool": "",
         **fields,
     }
-    if fields["sm_config"].get("vdi_type") == "vhd":
+    if fields["sm_config"].get("vdi_type"):
         values["uuid"] = info.uuid
         values["name_label"] = "base copy" if info.hidden else ""
     else:

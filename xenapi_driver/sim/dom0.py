@@ -42,7 +42,7 @@ DIRECTORIES = (
 PATH = "/sbin:/usr/sbin:/bin:/usr/bin"  # all of the environment that xapi leaves
 MAX_ARGUMENT = 128 * 1024  # Linux, MAX_ARG_STRLEN: one argument with its NUL
 _UUID = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
-_DISK = re.compile(rf"{SR_MOUNT}/[^/]+/{_UUID}\.vhd")
+_DISK = re.compile(rf"{SR_MOUNT}/[^/]+/{_UUID}\.(vhd|raw)")
 
 NoBlockDevices = block_devices.NoBlockDevices
 

@@ -2,13 +2,13 @@
 """A library of raw images: a directory of ``*.iso`` and ``*.img`` files."""
 
 import contextlib
-import errno
 import os
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
+from xenapi_driver.sim import raw_link
 from xenapi_driver.sim.storage import (
     Broken,
     Missing,
@@ -35,18 +35,7 @@ class RawImage:
     @property
     def blocks(self) -> list[int]:
         """Numbers of the blocks of 2 MiB that are no holes."""
-        found: set[int] = set()
-        end = 0
-        while end < self.virtual_size:
-            try:
-                start = os.lseek(self._file.fileno(), end, os.SEEK_DATA)
-            except OSError as error:
-                if error.errno == errno.ENXIO:  # only a hole follows
-                    break
-                raise
-            end = os.lseek(self._file.fileno(), start, os.SEEK_HOLE)
-            found.update(range(start // _BLOCK, -(-end // _BLOCK)))
-        return sorted(found)
+        return sorted(raw_link.data_blocks(self._file.fileno(), _BLOCK))
 
     def read(self, offset: int, length: int) -> bytes:
         """Return bytes of it."""
@@ -90,15 +79,10 @@ class RawStore:
 
     def create(self, name: str, size: int) -> None:
         """Make an image of zeros; it takes no room yet."""
-        path, part = self.path_of(name), self._staged(name)
-        with open(part, "wb") as file:
-            file.truncate(size)
         try:
-            os.link(part, path)
+            raw_link.create(self.path_of(name), size)
         except FileExistsError:
             raise Broken(f"{name} exists already.") from None
-        finally:
-            part.unlink()
 
     def stage_data(
         self, name: str, size: int, content: Iterable[tuple[int, bytes]]

@@ -70,8 +70,11 @@ def recover(directory: Path) -> None:
         _finish_snapshot(leaf)
     for journal in directory.glob("*.relink"):
         child = journal.with_suffix(".vhd")
-        relink(child, directory / journal.read_text())
-    for pattern in ("*.copying", "*.part"):
+        if child.exists():
+            relink(child, directory / journal.read_text())
+        else:
+            journal.unlink()
+    for pattern in ("*.copying", "*.copying.raw", "*.part"):
         for path in directory.glob(pattern):
             path.unlink()
     _hide_parents(directory)

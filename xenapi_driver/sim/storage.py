@@ -14,11 +14,11 @@ import shutil
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from xenapi_driver.sim import sr_recovery, vhd
+from xenapi_driver.sim import raw_link, sr_recovery, vhd
 from xenapi_driver.sim.vhd_chain import MAX_CHAIN, Chain
 
 _UUID = re.compile("[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -35,6 +35,10 @@ class NoSpace(StorageError):
 
 class Missing(StorageError):
     """The SR holds no disk of this uuid."""
+
+
+class Unimplemented(StorageError):
+    """The SR cannot do this with a disk of this kind."""
 
 
 class Broken(StorageError):
@@ -58,6 +62,7 @@ class VhdInfo:
     physical_bytes: int
     parent: str | None
     hidden: bool
+    raw: bool = False
 
 
 def used_bytes(path: Path, holes: bool = True) -> int:
@@ -127,7 +132,8 @@ class SrStore:
         """Return the file of a disk, whether or not it exists."""
         if not _is_uuid(uuid):
             raise Missing(f"{uuid!r} is no VDI uuid.")
-        return self.path / f"{uuid}.vhd"
+        raw = f"{self.path}/{uuid}{raw_link.SUFFIX}"
+        return Path(raw if os.path.exists(raw) else f"{self.path}/{uuid}.vhd")
 
     def used_bytes(self) -> int:
         """Return the bytes of all files below the SR, staged ones included."""
@@ -141,12 +147,22 @@ class SrStore:
         """Return the name under which a disk is kept: its uuid."""
         return uuid
 
-    def create(self, uuid: str, virtual_size: int) -> None:
-        """Make an empty disk; its size is rounded up to whole VHD blocks."""
+    def create(self, uuid: str, virtual_size: int, raw: bool = False) -> None:
+        """Make an empty disk; its size is rounded up to whole VHD blocks.
+
+        :param raw: as a plain file, which has no snapshots and never grows
+        """
         path, size = self.path_of(uuid), _size(virtual_size)
         with self._lock, _as_broken(uuid):
             Room(self).take(vhd.overhead(size) + (size if self._thick else 0))
-            _create(path, size)
+            if raw and not path.exists():
+                raw_link.create(path.with_suffix(raw_link.SUFFIX), size)
+            else:
+                _create(path, size)
+
+    def _require_vhd(self, uuid: str) -> None:
+        if self.path_of(uuid).suffix == raw_link.SUFFIX:
+            raise Unimplemented(f"{uuid} is a raw disk.")
 
     def clone(self, uuid: str, leaf_uuid: str, parent_uuid: str) -> str | None:
         """Put two empty leaves, ``uuid`` and ``leaf_uuid``, on the disk's data.
@@ -160,6 +176,7 @@ class SrStore:
         """
         source, leaf = self.path_of(uuid), self.path_of(leaf_uuid)
         base = self.path_of(parent_uuid)
+        self._require_vhd(uuid)
         with self._lock, self.open(uuid) as chain:
             size = chain.virtual_size
             own = chain.links[0]
@@ -202,7 +219,10 @@ class SrStore:
             room = Room(self)
             room.take(vhd.overhead(_size(size)))
             try:
-                vhd.create(self._staged(uuid), _size(size))
+                if self.path_of(uuid).suffix == raw_link.SUFFIX:
+                    raw_link.create(self._staged(uuid), _size(size))
+                else:
+                    vhd.create(self._staged(uuid), _size(size))
                 with Chain(self._staged(uuid), writable=True) as chain:
                     for offset, data in content:
                         room.take(len(data))
@@ -229,7 +249,10 @@ class SrStore:
         self._staged(uuid).unlink(missing_ok=True)
 
     def _staged(self, uuid: str) -> Path:
-        return self.path_of(uuid).with_suffix(".copying")
+        path = self.path_of(uuid)
+        # A raw one keeps its ending, by which its format is known.
+        kept = path.suffix if path.suffix == raw_link.SUFFIX else ""
+        return path.with_name(f"{uuid}.copying{kept}")
 
     def resize(self, uuid: str, new_size: int) -> None:
         """Grow a disk, rounded up to whole VHD blocks.
@@ -242,6 +265,7 @@ class SrStore:
                 raise BadSize(f"{uuid} cannot shrink to {new_size} bytes.")
             if size <= chain.virtual_size:
                 return
+            self._require_vhd(uuid)
             # A few first blocks may move to make room for a larger table.
             growth = size - chain.virtual_size if self._thick else vhd.BLOCK_SIZE
             Room(self).take(vhd.overhead(size) + growth)
@@ -293,12 +317,18 @@ class SrStore:
             for info in found.values():
                 if info.parent is not None and info.parent not in found:
                     raise Broken(f"uuid={info.uuid}: parent {info.parent} is missing")
+            # A plain file cannot say of itself that it is a base copy.
+            for parent in {info.parent for info in found.values()}:
+                if parent is not None and found[parent].raw:
+                    found[parent] = replace(found[parent], hidden=True)
             return found
 
     def _uuids(self) -> list[str]:
         with os.scandir(self.path) as entries:
-            names = [entry.name for entry in entries if entry.name.endswith(".vhd")]
-        return sorted(name[:-4] for name in names if _is_uuid(name[:-4]))
+            names = [entry.name for entry in entries]
+        # Both endings have four characters.
+        disks = [name[:-4] for name in names if name.endswith((".vhd", ".raw"))]
+        return sorted(name for name in disks if _is_uuid(name))
 
     def info(self, uuid: str) -> VhdInfo:
         """Return what a scan says of one disk.
@@ -312,13 +342,16 @@ class SrStore:
 
     def _info(self, uuid: str) -> VhdInfo:
         try:
-            about = os.stat(f"{self.path}/{uuid}.vhd")
+            about = os.stat(self.path_of(uuid))
         except FileNotFoundError:
             raise Missing(f"There is no disk {uuid}.") from None
         seal = about.st_ino, about.st_mtime_ns, about.st_size
         known = self._infos.get(uuid)
         if known is not None and known[0] == seal:
             return known[1]
+        if self.path_of(uuid).suffix == raw_link.SUFFIX:
+            taken = about.st_size if self._thick else about.st_blocks * 512
+            return VhdInfo(uuid, about.st_size, taken, None, False, raw=True)
         info = self._read_info(uuid)
         # Times are not exact: what was written just now may change unnoticed.
         if time.time_ns() - about.st_mtime_ns > _CLOCK_STEP:

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
-from xenapi_driver.sim import cbt
+from xenapi_driver.sim import cbt, raw_link
+from xenapi_driver.sim.raw_link import RawLink
 from xenapi_driver.sim.vhd import (
     BLOCK_SIZE,
     SECTOR,
@@ -27,7 +28,7 @@ class Chain:
     """
 
     def __init__(self, leaf: Path, writable: bool = False) -> None:
-        self.links: list[VhdFile] = []
+        self.links: list[VhdFile | RawLink] = []
         self._leaf = leaf
         self._log: cbt.Log | None = None
         self._changed: set[int] = set()
@@ -44,15 +45,16 @@ class Chain:
         while path is not None:
             if len(self.links) >= MAX_CHAIN:
                 raise BadVhd(f"chain of {leaf.name} is longer than {MAX_CHAIN}")
+            kind = RawLink if path.suffix == raw_link.SUFFIX else VhdFile
             try:
-                link = VhdFile(path, writable and not self.links)
+                link = kind(path, writable and not self.links)
             except FileNotFoundError:
                 raise BadVhd(f"{path.name} is missing") from None
             except BadVhd as error:
                 raise BadVhd(f"{path.name}: {error}") from error
-            child = self.links[-1].header if self.links else None
+            child = self.links[-1] if self.links else None
             self.links.append(link)
-            if child is not None and child.parent_uuid != link.footer.uuid:
+            if isinstance(child, VhdFile) and not _is_meant(child, link):
                 raise BadVhd(f"{path.name} is not the parent that its child names")
             path = link.parent_path
 
@@ -127,6 +129,13 @@ class Chain:
     def _check_range(self, offset: int, length: int) -> None:
         if offset < 0 or length < 0 or offset + length > self.virtual_size:
             raise BadVhd(f"{length} bytes at {offset} are not inside the disk")
+
+
+def _is_meant(child: VhdFile, parent: VhdFile | RawLink) -> bool:
+    """Return whether a parent is the one that a child was made on."""
+    if isinstance(parent, RawLink) or child.header is None:
+        return True
+    return child.header.parent_uuid == parent.footer.uuid
 
 
 def _by_block(first: int, last: int) -> Iterator[tuple[int, int, int]]:

@@ -109,8 +109,13 @@ def create(call: Call, record: dict[str, Any]) -> str:
     size = _check_size(record["virtual_size"])
     uuid = db.new_uuid()
     where = store.location(uuid)
+    config = record["sm_config"]
+    raw = "raw" in (config.get("type"), config.get("image-format"))
     with disks.backend_errors():
-        store.create(where, size)
+        if raw and isinstance(store, SrStore):
+            store.create(where, size, raw=True)
+        else:
+            store.create(where, size)
     known = {"uuid": uuid, "location": where, "managed": True, "metadata_of_pool": ""}
     ref = db.create("VDI", {**record, **known})
     disks.note(world, record["SR"], where)
