@@ -6,7 +6,15 @@ import uuid
 
 import pytest
 
-from tests.sim.clients import GIB, Refused, XmlClient, vdi_record
+from tests.sim.clients import (
+    GIB,
+    NULL,
+    Refused,
+    XmlClient,
+    vbd_record,
+    vdi_record,
+    vm_record,
+)
 from xenapi_driver.sim import Simulator, storage
 from xenapi_driver.sim.classes import vdi as vdi_class
 
@@ -130,3 +138,72 @@ def test_unplugged_sr_is_refused(local, sr):
     for pbd in local.call("SR.get_PBDs", sr):
         local.call("PBD.unplug", pbd)
     assert refusal(local, "VDI.create", vdi_record(sr)) == ["SR_HAS_NO_PBDS", sr]
+
+
+def test_a_disk_that_resets_begins_anew_at_each_start(sim, local, sr):
+    disk = local.call("VDI.create", vdi_record(sr))
+    store, where = sim.world.stores[sr], local.call("VDI.get_location", disk)
+    store.write(where, 0, b"kept")
+    local.call("VDI.set_on_boot", disk, "reset")
+    vm = local.call("VM.create", vm_record())
+    local.call("VBD.create", vbd_record(vm, disk))
+    local.call("VM.start", vm, False, False)
+    store.write(where, 0, b"lost")
+    assert store.read(where, 0, 4) == b"lost"
+    local.call("VM.hard_shutdown", vm)
+    local.call("SR.scan", sr)
+    assert sim.settle_storage()
+    local.call("VM.start", vm, False, False)
+    assert store.read(where, 0, 4) == b"kept"
+    assert refusal(local, "VDI.snapshot", disk) == [
+        "VDI_ON_BOOT_MODE_INCOMPATIBLE_WITH_OPERATION"
+    ]
+    local.call("VM.hard_shutdown", vm)
+    local.call("VDI.set_on_boot", disk, "persist")
+    assert sim.settle_storage()
+    assert "vhd-parent" not in local.call("VDI.get_sm_config", disk)
+    assert store.read(where, 0, 4) == b"kept"
+
+
+def test_what_is_copied_is_shown_and_kept(sim, local, sr, monkeypatch):
+    record = vdi_record(sr, virtual_size=str(8 << 20))
+    disk = local.call("VDI.create", record)
+    store = sim.world.stores[sr]
+    store.write(local.call("VDI.get_location", disk), 0, b"data")
+    target = local.call("VDI.create", record)
+    seen = []
+
+    def look(call, share):
+        record = local.call("VDI.get_record", disk)
+        seen.append(sorted(record["current_operations"].values()))
+        seen.append(sorted(record["allowed_operations"]))
+        seen.append(refusal(local, "VDI.destroy", disk))
+        seen.append(refusal(local, "VDI.destroy", target))
+
+    monkeypatch.setattr(vdi_class.tasks, "set_progress", look)
+    local.call("VDI.copy", disk, sr, NULL, target)
+    assert seen == [
+        ["copy"],
+        ["clone", "copy", "snapshot"],
+        ["VDI_IN_USE", disk, "destroy"],
+        ["VDI_IN_USE", target, "destroy"],
+    ]
+    assert local.call("VDI.get_current_operations", disk) == {}
+    assert local.call("VDI.checksum", disk) == local.call("VDI.checksum", target)
+
+
+def test_a_cancelled_copy_leaves_nothing(sim, local, sr, monkeypatch):
+    disk = local.call("VDI.create", vdi_record(sr))
+    store, where = sim.world.stores[sr], local.call("VDI.get_location", disk)
+    for number in range(4):
+        store.write(where, number << 21, b"data")
+    before = sorted(sim.sr_path.iterdir())
+
+    def cancel(call, share):
+        local.call("task.cancel", call.task)
+
+    monkeypatch.setattr(vdi_class.tasks, "set_progress", cancel)
+    record = local.task("Async.VDI.copy", disk, sr)
+    assert record["status"] == "cancelled"
+    assert record["error_info"][0] == "TASK_CANCELLED"
+    assert sorted(sim.sr_path.iterdir()) == before

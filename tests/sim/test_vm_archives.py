@@ -11,13 +11,12 @@ import pytest
 
 from tests.sim.clients import (
     NULL,
-    Refused,
     vbd_record,
     vdi_record,
     vif_record,
     vm_record,
 )
-from tests.sim.transfers import Carrier
+from tests.sim.transfers import Carrier, finished
 from xenapi_driver.sim import tar_stream, xxh64
 
 MIB = 1 << 20
@@ -346,17 +345,18 @@ def test_a_suspended_vm_comes_back_suspended(local, carrier, vm, sr):
     assert local.call("VM.get_power_state", new) == "Halted"
 
 
-def test_a_vm_that_is_being_exported_is_not_started(local, carrier, vm, monkeypatch):
+def test_a_start_waits_for_an_export(local, carrier, vm, monkeypatch):
     seen = []
 
-    def try_to_start(disk, prefix, put, moved):
+    def start_meanwhile(disk, prefix, put, moved):
         seen.append(local.call("VM.get_current_operations", vm))
-        with pytest.raises(Refused) as caught:
-            local.call("VM.start", vm, False, False)
-        seen.append(caught.value.code)
+        seen.append(local.call("Async.VM.start", vm, False, False))
+        seen.append(local.call("VM.get_power_state", vm))
 
-    monkeypatch.setattr("xenapi_driver.sim.xva_disks.write", try_to_start)
+    monkeypatch.setattr("xenapi_driver.sim.xva_disks.write", start_meanwhile)
     carrier.get("/export", ref=vm)
-    assert list(seen[0].values()) == ["export"]
-    assert seen[1] == "OTHER_OPERATION_IN_PROGRESS"
+    operations, task, state = seen
+    assert (list(operations.values()), state) == (["export"], "Halted")
+    assert finished(local, task)["status"] == "success"
     assert local.call("VM.get_current_operations", vm) == {}
+    assert local.call("VM.get_power_state", vm) == "Running"

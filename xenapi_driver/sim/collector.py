@@ -100,6 +100,8 @@ class Collector:
             row = world.db.row("VDI", ref)
             if row["other_config"].get("leaf-coalesce") == "false":
                 return True
+            if row["on_boot"] == "reset":
+                return True
             devices = [world.db.row("VBD", vbd)["device"] for vbd in row["VBDs"]]
             if any(world.dom0.has_block(device) for device in devices if device):
                 return True

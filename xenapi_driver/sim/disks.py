@@ -92,6 +92,19 @@ def log_path(world: World, vdi: str) -> Path | None:
     return store.path_of(row["location"])
 
 
+def begin_epoch(world: World, vdi: str) -> None:
+    """Let a disk that is to begin anew at each start of its guest do so.
+
+    :raises Failure: SR_BACKEND_FAILURE_46
+    """
+    row = world.db.row("VDI", vdi)
+    store = world.stores.get(row["SR"])
+    if row["on_boot"] == "reset" and isinstance(store, SrStore):
+        with backend_errors():
+            store.reset(row["location"])
+        note(world, row["SR"], row["location"])
+
+
 def stage_copy(
     source: Store,
     name: str,

@@ -4,7 +4,7 @@
 import base64
 import re
 
-from xenapi_driver.sim import guest_agent, history, memory
+from xenapi_driver.sim import disks, guest_agent, history, memory
 from xenapi_driver.sim.classes import network, vbd
 from xenapi_driver.sim.failure import Failure
 from xenapi_driver.sim.registry import Registry, Row
@@ -152,6 +152,9 @@ def start(world: World, vm: str, host: str, paused: bool) -> None:
     assert_well_formed(vm, db.row("VM", vm))
     assert_can_boot(world, vm, host)
     _assert_disks_free(db, vm)
+    for ref in db.row("VM", vm)["VBDs"]:
+        if not db.row("VBD", ref)["empty"]:
+            disks.begin_epoch(world, db.row("VBD", ref)["VDI"])
     guest_agent.forget(world, vm)
     _furnish(db, vm)
     _build(world, vm, host, paused)

@@ -194,6 +194,30 @@ class SrStore:
             _create(leaf, size, base)
             return parent_uuid
 
+    def freeze(self, uuid: str, parent_uuid: str) -> str | None:
+        """Keep what a disk holds now, for :meth:`reset` to go back to.
+
+        :returns: ``parent_uuid``, or None when its leaf was empty anyway
+        """
+        self._require_vhd(uuid)
+        with self._lock, self.open(uuid) as chain:
+            if len(chain.links) > 1 and not chain.links[0].blocks:
+                return None
+            if len(chain.links) >= MAX_CHAIN:
+                raise ChainTooLong(f"The chain of {uuid} is {MAX_CHAIN} disks deep.")
+            Room(self).take(vhd.overhead(chain.virtual_size))
+            sr_recovery.put_on_base(self.path_of(uuid), self.path_of(parent_uuid))
+            return parent_uuid
+
+    def reset(self, uuid: str) -> None:
+        """Drop what was written since :meth:`freeze`."""
+        self._require_vhd(uuid)
+        with self._lock, self.open(uuid) as chain:
+            if len(chain.links) < 2:
+                raise Broken(f"{uuid} has nothing to go back to.")
+            vhd.create(self._staged(uuid), chain.virtual_size, chain.links[1].path)
+            self.replace(uuid)
+
     def copy(self, uuid: str, new_uuid: str, dest: SrStore | None = None) -> None:
         """Write the content of a disk, as its guest sees it, into a new one."""
         store = dest or self

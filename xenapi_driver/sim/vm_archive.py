@@ -11,7 +11,6 @@ from xenapi_driver.sim import (
     disk_transfer,
     disks,
     ova,
-    states,
     tar_stream,
     xva_disks,
 )
@@ -27,27 +26,6 @@ _STEP = 1 << 20
 
 
 # out
-
-
-@contextlib.contextmanager
-def claimed(call: Call, vm: str, operation: str) -> Iterator[None]:
-    """Keep a VM from being started or changed while its disks are read.
-
-    :raises Failure: VM_BAD_POWER_STATE, OTHER_OPERATION_IN_PROGRESS
-    """
-    db = call.db
-    with db.changed:
-        states.require_state(vm, db.row("VM", vm), operation)
-        running = {**db.row("VM", vm)["current_operations"], call.task: operation}
-        db.update("VM", vm, current_operations=running)
-    try:
-        yield
-    finally:
-        with db.changed:
-            if db.exists("VM", vm):
-                left = dict(db.row("VM", vm)["current_operations"])
-                left.pop(call.task, None)
-                db.update("VM", vm, current_operations=left)
 
 
 def records(call: Call, vms: list[str], wishes: ova.Wishes) -> bytes:

@@ -400,7 +400,14 @@ def set_on_boot(call: Call, ref: str, value: str) -> None:
         state = call.db.row("VM", vm)["power_state"]
         if state != "Halted":
             raise Failure("VM_BAD_POWER_STATE", vm, "halted", state.lower())
+    if value == "reset" and row["on_boot"] != value:
+        store = disks.vhds_of(call.world, row["SR"])
+        with disks.backend_errors("SR_BACKEND_FAILURE_82"):
+            base = store.freeze(row["location"], call.db.new_uuid())
+        if base:
+            disks.note(call.world, row["SR"], row["location"], base)
     call.db.update("VDI", ref, on_boot=value)
+    call.world.collect(row["SR"])
 
 
 @message("VDI.set_allow_caching")

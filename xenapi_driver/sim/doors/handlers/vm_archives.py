@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from xenapi_driver.sim import ova, states, vm_archive
+from xenapi_driver.sim import operations, ova, vm_archive
 from xenapi_driver.sim.doors.exchange import Exchange, handler
 from xenapi_driver.sim.doors.handlers.raw_disks import (
     find,
@@ -55,11 +55,9 @@ def export(talk: Exchange) -> None:
     if _is_set(talk, "export_metadata"):
         _send_records(talk, [vm])
         return
-    with talk.world.db.changed:
-        states.require_state(vm, talk.world.db.row("VM", vm), "export")
     with (
         talk.transfer("Exporting VM") as work,
-        vm_archive.claimed(work.call, vm, "export"),
+        operations.meanwhile(work.call, vm, "export"),
     ):
         keep = _is_set(talk, "preserve_power_state")
         talk.begin(200, _head(talk))
