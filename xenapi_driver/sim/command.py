@@ -8,7 +8,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+from xenapi_driver.sim import inventory_file
 from xenapi_driver.sim.doors import listening
+from xenapi_driver.sim.inventory_file import InventoryRefused
 from xenapi_driver.sim.simulator import Simulator
 from xenapi_driver.sim.start_of_day import GIB
 from xenapi_driver.sim.world import Behaviour
@@ -27,6 +29,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--hosts", type=int, default=1, help="hosts in each pool")
     parser.add_argument("--pools", type=int, default=1, help="on consecutive ports")
     parser.add_argument(
+        "--inventory",
+        type=Path,
+        metavar="FILE",
+        help="YAML file that names pools, hosts, networks, SRs, templates and VMs;"
+        " --pools and --hosts count where it names none",
+    )
+    parser.add_argument(
         "--latency", type=float, default=0.0, metavar="MS", help="delay of each call"
     )
     parser.add_argument(
@@ -42,6 +51,12 @@ def _parser() -> argparse.ArgumentParser:
         "--admin", action="store_true", help="open /_sim/..., for tests"
     )
     parser.add_argument("--sr-size-gib", type=int, default=100)
+    _add_guests(parser)
+    return parser
+
+
+def _add_guests(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how guests behave."""
     parser.add_argument(
         "--compute-vm",
         action="store_true",
@@ -68,12 +83,23 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="time after a boot until a guest's agent makes itself known; default 8",
     )
-    return parser
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Serve until SIGTERM or SIGINT."""
+    """Serve until SIGTERM or SIGINT; return 1 when the inventory file is refused."""
     arguments = _parser().parse_args(argv)
+    try:
+        _serve(arguments)
+    except InventoryRefused as refusal:
+        print(refusal, file=sys.stderr)
+        return 1
+    return 0
+
+
+def _serve(arguments: argparse.Namespace) -> None:
+    plans = inventory_file.read(arguments.inventory) if arguments.inventory else ()
+    filled = inventory_file.with_counts(plans, arguments.pools, arguments.hosts)
+    machines = sum(len(plan.hosts) for plan in filled)
     # A pipe, as an Event's lock may be held by what the signal interrupts.
     done, end = os.pipe()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -87,7 +113,8 @@ def main(argv: list[str] | None = None) -> int:
             password=arguments.password,
             hosts=arguments.hosts,
             pools=arguments.pools,
-            addresses=listening.addresses(arguments),
+            plans=plans,
+            addresses=listening.addresses(arguments.host, machines),
             compute_vm=arguments.compute_vm or bool(arguments.block_device_dir),
             sr_size_bytes=arguments.sr_size_gib * GIB,
             behaviour=Behaviour(
@@ -108,7 +135,6 @@ def main(argv: list[str] | None = None) -> int:
             os.read(done, 1)
         finally:
             simulator.close()
-    return 0
 
 
 if __name__ == "__main__":

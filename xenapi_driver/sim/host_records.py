@@ -4,6 +4,7 @@
 import datetime
 from typing import Any
 
+from xenapi_driver.sim import host_facts
 from xenapi_driver.sim.doors.wire import Timestamp
 from xenapi_driver.sim.registry import Registry
 
@@ -52,6 +53,19 @@ def create_cpus(db: Registry, host: str, info: dict[str, str]) -> None:
                 "flags": info["flags"],
             },
         )
+
+
+def fit_cpus(db: Registry, host: str, count: int) -> None:
+    """Give a host another number of CPUs."""
+    for ref in list(db.row("host", host)["host_CPUs"]):
+        db.destroy("host_cpu", ref)
+    info = host_facts.cpu(count)
+    create_cpus(db, host, info)
+    db.update("host", host, cpu_info=info)
+    for pool, row in db.rows("pool"):
+        if row["master"] == host:
+            cpu_info = {key: info[key] for key in host_facts.POOL_CPU_FACTS}
+            db.update("pool", pool, cpu_info=cpu_info)
 
 
 def create_pcis(db: Registry, host: str) -> None:

@@ -20,6 +20,8 @@ from xenapi_driver.sim.doors.server import Server, UnixServer
 from xenapi_driver.sim.doors.site import Site
 from xenapi_driver.sim.failure import ConnectionCut
 from xenapi_driver.sim.faults import Faults
+from xenapi_driver.sim.furnish import furnish
+from xenapi_driver.sim.inventory_file import InventoryRefused, PoolPlan, with_counts
 from xenapi_driver.sim.machines import Machine, Machines
 from xenapi_driver.sim.messages import COMPUTED, Place
 from xenapi_driver.sim.registry import Registry
@@ -45,6 +47,7 @@ class Setup:
     :ivar addresses: of all hosts, pool by pool; made up where there are too few
     :ivar sr_size_bytes: size of each host's local SR, unless ``hardware`` is given
     :ivar hardware: what each host has
+    :ivar plans: what an inventory file names; pools and hosts beyond it are fresh
     :ivar compute_vm: whether a VM for nova-compute runs there from the start
     :ivar behaviour: choices where real hosts differ
     """
@@ -57,6 +60,7 @@ class Setup:
     addresses: tuple[str, ...] = ()
     sr_size_bytes: int = 100 * GIB
     hardware: Hardware | None = None
+    plans: tuple[PoolPlan, ...] = ()
     compute_vm: bool = True
     behaviour: Behaviour = field(default_factory=Behaviour)
 
@@ -67,6 +71,7 @@ class Simulator:
     :param state_dir: where disks and dom0s are kept
     :param plugins_dir: dom0 plugins to install; None: none
     :param choices: fields of :class:`Setup`
+    :raises InventoryRefused: the plans ask for what a host refuses
     """
 
     def __init__(
@@ -83,13 +88,28 @@ class Simulator:
         self._collectors: list[Collector] = []
         self._dispatchers: dict[int, Dispatcher] = {}
         self.machines = Machines(self._reinstall)
-        for number in range(self._setup.pools):
+        setup = self._setup
+        plans = with_counts(setup.plans, setup.pools, setup.hosts)
+        first = 0
+        for number, plan in enumerate(plans):
             place = self._state if number == 0 else self._state / f"pool-{number + 1}"
-            first = number * self._setup.hosts
-            world = self._pool(place, first, self._setup.hosts)
+            world = self._pool(place, first, len(plan.hosts))
+            first += len(plan.hosts)
             for host in world.db.refs("host"):
                 self.machines.add(world, host)
         self.world = self.machines.all[0].world
+        if setup.plans:
+            self._furnish(plans)
+
+    def _furnish(self, plans: tuple[PoolPlan, ...]) -> None:
+        """Put into the pools what the inventory names."""
+        try:
+            for number, world in enumerate(self.machines.worlds()):
+                where = f"pools[{number}]" if len(plans) > 1 else ""
+                furnish(world, Dispatcher(world).execute, plans[number], where)
+        except InventoryRefused:
+            self.close()
+            raise
 
     def _pool(self, place: Path, first: int, count: int) -> World:
         """Return a freshly installed pool; its hosts count from ``first``."""
@@ -130,6 +150,16 @@ class Simulator:
         attempt = len(list(self._state.glob(f"machine-{machine.number}-*"))) + 1
         place = self._state / f"machine-{machine.number}-{attempt}"
         return self._pool(place, machine.number, 1)
+
+    def pools(self) -> list[list[Machine]]:
+        """Return the machines of each pool, its coordinator first."""
+        return [
+            sorted(
+                (one for one in self.machines.all if one.world is world),
+                key=lambda one: (one.is_supporter, one.number),
+            )
+            for world in self.machines.worlds()
+        ]
 
     # doors
 

@@ -16,15 +16,17 @@ from xenapi_driver.sim.simulator import Simulator
 _ATTEMPTS = 20
 
 
-def addresses(arguments: argparse.Namespace) -> tuple[str, ...]:
-    """Return the addresses of all machines, () where they can have none."""
+def addresses(host: str, count: int) -> tuple[str, ...]:
+    """Return the addresses of all machines, () where they can have none.
+
+    :param host: address that was asked for
+    """
     try:
-        first = ipaddress.IPv4Address(arguments.host)
+        first = ipaddress.IPv4Address(host)
     except ValueError:
         return ()
     if not first.is_loopback:
         return ()
-    count = arguments.hosts * arguments.pools
     return tuple(str(first + number) for number in range(count))
 
 
@@ -55,19 +57,21 @@ def _open_all(
     opened: list[tuple[Server, str]],
 ) -> None:
     base, extra = arguments.port, []
-    own = addresses(arguments)
-    for pool in range(arguments.pools):
-        for host in range(arguments.hosts):
-            number = pool * arguments.hosts + host
-            where, port, who = arguments.host, base + pool, ""
-            if host:
-                who = f" host {host + 1} of pool {pool + 1}"
-                # Without addresses of their own, supporters come after all pools.
-                after = arguments.pools + number - pool - 1
+    pools = simulator.pools()
+    own = addresses(arguments.host, sum(map(len, pools)))
+    # Without addresses of their own, supporters come after all pools.
+    after = len(pools)
+    for index, members in enumerate(pools):
+        for position, machine in enumerate(members):
+            number = machine.number
+            where, port, who = arguments.host, base + index, ""
+            if position:
+                who = f" host {position + 1} of pool {index + 1}"
                 where = own[number] if own else arguments.host
-                port = base + (pool if own else after)
-            elif pool:
-                who = f" pool {pool + 1}"
+                port = base + (index if own else after)
+                after += 0 if own else 1
+            elif index:
+                who = f" pool {index + 1}"
             server = simulator.serve(
                 where, port, arguments.tls, arguments.admin, number
             )
