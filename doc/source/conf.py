@@ -8,7 +8,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent / "_ext"))
 
 project = "xenapi-driver"
 copyright = "the xenapi-driver contributors"
-extensions = ["oslo_config.sphinxext", "support_matrix"]
+extensions = ["embedded_host", "oslo_config.sphinxext", "support_matrix"]
 exclude_patterns: list[str] = []
 html_theme = "alabaster"
 html_theme_options = {

@@ -16,7 +16,8 @@ from xenapi_driver.sim.start_of_day import GIB
 from xenapi_driver.sim.world import Behaviour
 
 
-def _parser() -> argparse.ArgumentParser:
+def option_parser() -> argparse.ArgumentParser:
+    """Return what reads the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m xenapi_driver.sim",
         description="An XAPI host without Xen: real answers, real disk files.",
@@ -24,8 +25,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
     parser.add_argument("--tls", action="store_true", help="HTTPS, self-signed")
-    parser.add_argument("--user", default="root")
-    parser.add_argument("--password", default="secret")
+    parser.add_argument("--user", default="root", help="who may log in")
+    parser.add_argument("--password", default="secret", help="and with what")
     parser.add_argument("--hosts", type=int, default=1, help="hosts in each pool")
     parser.add_argument("--pools", type=int, default=1, help="on consecutive ports")
     parser.add_argument(
@@ -50,7 +51,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--admin", action="store_true", help="open /_sim/..., for tests"
     )
-    parser.add_argument("--sr-size-gib", type=int, default=100)
+    parser.add_argument(
+        "--sr-size-gib", type=int, default=100, help="size of each host's local SR"
+    )
     _add_guests(parser)
     return parser
 
@@ -87,7 +90,7 @@ def _add_guests(parser: argparse.ArgumentParser) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Serve until SIGTERM or SIGINT; return 1 when the inventory file is refused."""
-    arguments = _parser().parse_args(argv)
+    arguments = option_parser().parse_args(argv)
     try:
         _serve(arguments)
     except InventoryRefused as refusal:
@@ -100,10 +103,13 @@ def _serve(arguments: argparse.Namespace) -> None:
     plans = inventory_file.read(arguments.inventory) if arguments.inventory else ()
     filled = inventory_file.with_counts(plans, arguments.pools, arguments.hosts)
     machines = sum(len(plan.hosts) for plan in filled)
-    # A pipe, as an Event's lock may be held by what the signal interrupts.
+    # A pipe, as an Event's lock may be held by what the signal interrupts. The signal
+    # may come to any thread: a Python handler would wait for this one to wake up.
     done, end = os.pipe()
+    os.set_blocking(end, False)
+    signal.set_wakeup_fd(end)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: os.write(end, b"."))
+        signal.signal(number, lambda *_: None)
     with tempfile.TemporaryDirectory(prefix="xapi-sim-") as scratch:
         simulator = Simulator(
             arguments.state or Path(scratch),

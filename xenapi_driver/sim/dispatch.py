@@ -332,7 +332,7 @@ _GENERIC: dict[str, Callable[[Message], Callable[..., Any]]] = {
 }
 
 
-def _plain(schema: Schema, message: Message) -> Message | None:
+def plain_setter(schema: Schema, message: Message) -> Message | None:
     """Return a hand-written setter as the derived one it looks like, if it does."""
     for prefix, kind in _SETTERS.items():
         name = message.name.removeprefix(prefix)
@@ -356,7 +356,7 @@ def _setter_types(kind: str, type_: Type) -> list[Type]:
 
 def _generic(schema: Schema, message: Message) -> Handler:
     if message.kind == "custom":
-        setter = _plain(schema, message)
+        setter = plain_setter(schema, message)
         if setter is None:
             return Handler(absent.handler(message))
         message = setter

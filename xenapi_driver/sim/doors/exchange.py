@@ -321,6 +321,12 @@ def find(method: str, path: str) -> tuple[Handler, str] | None:
     return _HANDLERS[key], (method + key[1]).lower().replace("/", "_")
 
 
+def paths() -> list[str]:
+    """Return method and path of every handler that is registered, sorted by path."""
+    keys = sorted(_HANDLERS, key=lambda key: (key[1], key[0]))
+    return [f"{method} {path}" for method, path in keys]
+
+
 def failure_text(failure: Failure) -> str:
     """Return a Failure as the host's web page writes it."""
     return f"{failure.code}: [ {'; '.join(failure.description[1:])} ]"
