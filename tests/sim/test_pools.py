@@ -384,10 +384,12 @@ def test_shared_disks_stay_where_they_are(pair):
     client.call("VBD.create", vbd_record(vm, extra, userdevice="1"))
     client.call("VM.start_on", vm, first, False, False)
     dest = client.call("host.migrate_receive", second, management_network(client), {})
-    assert refused("VDI_NOT_IN_MAP", client.call, *send(vm, dest, {})) == [extra]
-    wrong = refused("VM_REQUIRES_SR", client.call, *send(vm, dest, {extra: local}))
-    assert wrong == [vm, local]
-    client.call(*send(vm, dest, {extra: local_sr(client, second)}))
+    moves = {extra: local_sr(client, second)}
+    assert refused("VDI_NOT_IN_MAP", client.call, *send(vm, dest, moves)) == [vdi]
+    stays = {vdi: client.call("VDI.get_SR", vdi)}
+    call = send(vm, dest, {**stays, extra: local})
+    assert refused("VM_REQUIRES_SR", client.call, *call) == [vm, local]
+    client.call(*send(vm, dest, {**stays, **moves}))
     used = [client.call("VBD.get_VDI", vbd) for vbd in client.call("VM.get_VBDs", vm)]
     assert vdi in used
     assert extra not in used

@@ -45,6 +45,13 @@ def option_parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="also listen on a unix socket, where no password is asked for",
     )
+    parser.add_argument(
+        "--dead-after",
+        type=float,
+        default=600.0,
+        metavar="SECONDS",
+        help="until a pool takes a host that does not answer for dead",
+    )
     parser.add_argument("--state", type=Path, help="default: removed at the end")
     parser.add_argument("--plugins", type=Path, help="dom0 plugins to install")
     parser.add_argument("--dom0-python", help="interpreter of the plugins")
@@ -127,6 +134,7 @@ def _serve(arguments: argparse.Namespace) -> None:
                 agents=not arguments.no_agents,
                 agent_delay=arguments.agent_delay,
                 latency=arguments.latency / 1000,
+                dead_after=arguments.dead_after,
                 block_device_dir=arguments.block_device_dir,
             ),
         )

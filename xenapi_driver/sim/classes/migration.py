@@ -178,7 +178,7 @@ def _plan(
             state = row["power_state"].lower()
             raise Failure("VM_BAD_POWER_STATE", vm, "halted", state)
         within = world is call.world
-        where = _all_disks(call, vm, (world, host, copy), disks)
+        where = _all_disks(call.db, vm, disks, copy)
         if within and networks and not copy:
             text = "VIF mapping is not allowed for intra-pool migration"
             raise Failure("OPERATION_NOT_ALLOWED", text)
@@ -193,26 +193,18 @@ def _plan(
 
 
 def _all_disks(
-    call: Call, vm: str, to: tuple[World, str, bool], wanted: dict[str, str]
+    db: Registry, vm: str, wanted: dict[str, str], copy: bool
 ) -> dict[str, str]:
-    """Return where each disk goes, also those that nobody named.
-
-    A snapshot's disk follows the disk that it is of. Inside the pool, what the other
-    host sees stays where it is.
+    """Return where each disk goes; a snapshot's follows the disk that it is of.
 
     :raises Failure: VDI_NOT_IN_MAP, VDI_CBT_ENABLED, HANDLE_INVALID
     """
-    db = call.db
-    world, host, copy = to
     for vdi in wanted:
         db.row("VDI", vdi)
     where = {}
     for vdi in exodus.all_disks(db, vm, not copy):
         row = db.row("VDI", vdi)
         target = wanted.get(vdi) or wanted.get(row["snapshot_of"])
-        seen = db.find("PBD", SR=row["SR"], host=host, currently_attached=True)
-        if target is None and world is call.world and seen:
-            target = row["SR"]
         if target is None and row["type"] == "suspend":
             target = next(iter(wanted.values()), None)
         if target is None:
