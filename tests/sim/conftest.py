@@ -36,3 +36,30 @@ def client(request, sim):
 def local(sim):
     """A client in process, for tests where the door does not matter."""
     return XmlClient(sim.handle)
+
+
+@pytest.fixture
+def make(tmp_path):
+    made = []
+
+    def start(**choices):
+        behaviour = Behaviour(shutdown_timeout=0.2, dead_after=0.1)
+        made.append(Simulator(tmp_path / "state", behaviour=behaviour, **choices))
+        return made[-1]
+
+    yield start
+    for one in made:
+        one.close()
+
+
+@pytest.fixture
+def pair(make):
+    """A pool of two hosts."""
+    return make(hosts=2)
+
+
+@pytest.fixture
+def neighbours(make):
+    """Two pools of one host, and a client of each."""
+    sim = make(pools=2)
+    return sim, XmlClient(sim.handle), XmlClient(sim.door(1))

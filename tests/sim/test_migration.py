@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Guests whose disks go with them, inside a pool and to another."""
+
+import pytest
+
+from tests.sim.clients import GIB, XmlClient, vbd_record, vdi_record
+from tests.sim.pools import (
+    guest,
+    hosts_of,
+    local_sr,
+    management_network,
+    prepared,
+    refused,
+    send,
+    shared_sr,
+    store_of,
+)
+
+
+def test_disks_move_between_srs_of_a_pool(pair):
+    client = XmlClient(pair.handle)
+    first, second = hosts_of(client)
+    vm, vdi = guest(client, local_sr(client, first))
+    store, name = store_of(pair.world, vdi)
+    store.write(name, 4096, b"content of the disk")
+    client.call("VM.start", vm, False, False)
+    net = management_network(client)
+    dest = client.call("host.migrate_receive", second, net, {})
+    target = local_sr(client, second)
+    refused("VDI_NOT_IN_MAP", client.call, *send(vm, dest, {}))
+    answer = client.call(*send(vm, dest, {vdi: target}))
+    assert answer == vm
+    assert client.call("VM.get_resident_on", vm) == second
+    (vbd,) = client.call("VM.get_VBDs", vm)
+    new = client.call("VBD.get_VDI", vbd)
+    assert client.call("VDI.get_SR", new) == target
+    store, name = store_of(pair.world, new)
+    assert store.read(name, 4096, 19) == b"content of the disk"
+    refused("HANDLE_INVALID", client.call, "VDI.get_record", vdi)
+
+
+@pytest.mark.parametrize("state", ["Halted", "Running"])
+def test_a_vm_moves_to_another_pool(neighbours, state):
+    sim, here, there = neighbours
+    vm, dest, vdis, vifs = prepared(sim, here, there)
+    if state == "Running":
+        here.call("VM.start", vm, False, False)
+    uuid = here.call("VM.get_uuid", vm)
+    mac = here.call("VIF.get_MAC", *vifs)
+    refused("VIF_NOT_IN_MAP", here.call, *send(vm, dest, vdis))
+    new = here.call(*send(vm, dest, vdis, vifs))
+    refused("UUID_INVALID", here.call, "VM.get_by_uuid", uuid)
+    for vdi in vdis:
+        refused("HANDLE_INVALID", here.call, "VDI.get_record", vdi)
+    record = there.call("VM.get_record", new)
+    assert (record["uuid"], record["power_state"]) == (uuid, state)
+    assert there.call("VIF.get_MAC", *record["VIFs"]) == mac
+    vdi = there.call("VBD.get_VDI", *record["VBDs"])
+    store, name = store_of(sim.machines.all[1].world, vdi)
+    assert store.read(name, 0, 7) == b"luggage"
+
+
+def test_a_copy_leaves_the_source(neighbours):
+    sim, here, there = neighbours
+    vm, dest, vdis, vifs = prepared(sim, here, there)
+    new = here.call(*send(vm, dest, vdis, vifs, {"copy": "true"}))
+    uuids = here.call("VM.get_uuid", vm), there.call("VM.get_uuid", new)
+    assert uuids[0] != uuids[1]
+    assert here.call("VDI.get_record", *vdis)["managed"]
+    here.call("VM.start", vm, False, False)
+    refused(
+        "VM_BAD_POWER_STATE",
+        here.call,
+        *send(vm, dest, vdis, vifs, {"copy": "true"}),
+    )
+
+
+def test_a_migration_that_fails_leaves_nothing_there(neighbours):
+    sim, here, there = neighbours
+    vm, dest, vdis, vifs = prepared(sim, here, there)
+    far = sim.machines.all[1].world
+    (sr,) = vdis.values()
+    before = set(there.call("VDI.get_all")), set(there.call("VM.get_all"))
+    files = sorted(far.stores[sr].path.iterdir())
+    far.stores[sr].size_bytes = 0
+    refused("SR_BACKEND_FAILURE_44", here.call, *send(vm, dest, vdis, vifs))
+    assert here.call("VM.get_power_state", vm) == "Halted"
+    assert here.call("VDI.get_record", *vdis)["managed"]
+    assert (set(there.call("VDI.get_all")), set(there.call("VM.get_all"))) == before
+    assert sorted(far.stores[sr].path.iterdir()) == files
+
+
+def test_the_ticket_is_good_as_long_as_its_session(neighbours):
+    sim, here, there = neighbours
+    vm, dest, vdis, vifs = prepared(sim, here, there)
+    arguments = (vm, dest, True, vdis, vifs, {})
+    here.call("VM.assert_can_migrate", *arguments)
+    there.raw("session.logout", dest["session_id"])
+    refused("SESSION_INVALID", here.call, "VM.assert_can_migrate", *arguments)
+
+
+def test_shared_disks_stay_where_they_are(pair):
+    client = XmlClient(pair.handle)
+    first, second = hosts_of(client)
+    vm, vdi = guest(client, shared_sr(client))
+    local = local_sr(client, first)
+    extra = client.call("VDI.create", vdi_record(local, virtual_size=str(GIB // 64)))
+    client.call("VBD.create", vbd_record(vm, extra, userdevice="1"))
+    client.call("VM.start_on", vm, first, False, False)
+    dest = client.call("host.migrate_receive", second, management_network(client), {})
+    moves = {extra: local_sr(client, second)}
+    assert refused("VDI_NOT_IN_MAP", client.call, *send(vm, dest, moves)) == [vdi]
+    stays = {vdi: client.call("VDI.get_SR", vdi)}
+    call = send(vm, dest, {**stays, extra: local})
+    assert refused("VM_REQUIRES_SR", client.call, *call) == [vm, local]
+    client.call(*send(vm, dest, {**stays, **moves}))
+    used = [client.call("VBD.get_VDI", vbd) for vbd in client.call("VM.get_VBDs", vm)]
+    assert vdi in used
+    assert extra not in used
+    assert client.call("VM.get_resident_on", vm) == second
+
+
+def test_a_snapshot_goes_along_and_two_do_not(neighbours):
+    sim, here, there = neighbours
+    vm, dest, vdis, vifs = prepared(sim, here, there)
+    snapshot = here.call("VM.snapshot", vm, "before")
+    uuid = here.call("VM.get_uuid", snapshot)
+    ((disk, _),) = vdis.items()
+    store, name = store_of(sim.world, disk)
+    store.write(name, 0, b"changed")
+    second = here.call("VM.snapshot", vm, "again")
+    refused("VM_HAS_TOO_MANY_SNAPSHOTS", here.call, *send(vm, dest, vdis, vifs))
+    for vbd in here.call("VM.get_VBDs", second):
+        vdi = here.call("VBD.get_VDI", vbd)
+        here.call("VM.destroy", second)
+        here.call("VDI.destroy", vdi)
+    new = here.call(*send(vm, dest, vdis, vifs))
+    refused("HANDLE_INVALID", here.call, "VM.get_record", snapshot)
+    (kept,) = there.call("VM.get_snapshots", new)
+    record = there.call("VM.get_record", kept)
+    assert (record["uuid"], record["is_a_snapshot"]) == (uuid, True)
+    world = sim.machines.all[1].world
+    for ref, content in ((new, b"changed"), (kept, b"luggage")):
+        vdi = there.call("VBD.get_VDI", *there.call("VM.get_VBDs", ref))
+        store, name = store_of(world, vdi)
+        assert store.read(name, 0, 7) == content
+    assert there.call("VDI.get_is_a_snapshot", vdi)
+    left = [row["name_label"] for row in here.call("VDI.get_all_records").values()]
+    assert "disk" not in left
+
+
+def test_a_checkpoint_goes_to_no_other_pool(neighbours):
+    sim, here, there = neighbours
+    vm, dest, vdis, vifs = prepared(sim, here, there)
+    snapshot = here.call("VM.snapshot", vm, "held")
+    sim.world.db.update("VM", snapshot, power_state="Suspended")
+    refused("VM_HAS_CHECKPOINT", here.call, *send(vm, dest, vdis, vifs))
+
+
+def test_a_suspended_guest_goes_on_in_another_pool(neighbours):
+    sim, here, there = neighbours
+    vm, dest, vdis, vifs = prepared(sim, here, there)
+    here.call("VM.start", vm, False, False)
+    here.call("VM.suspend", vm)
+    image = here.call("VM.get_suspend_VDI", vm)
+    new = here.call(*send(vm, dest, vdis, vifs))
+    refused("HANDLE_INVALID", here.call, "VDI.get_record", image)
+    record = there.call("VM.get_record", new)
+    assert record["power_state"] == "Suspended"
+    assert there.call("VDI.get_type", record["suspend_VDI"]) == "suspend"
+    there.call("VM.resume", new, False, False)
+    assert there.call("VM.get_power_state", new) == "Running"
+
+
+def test_a_host_sends_three_at_once(pair):
+    client = XmlClient(pair.handle)
+    first, second = hosts_of(client)
+    vm, vdi = guest(client, local_sr(client, first))
+    dest = client.call("host.migrate_receive", second, management_network(client), {})
+    call = send(vm, dest, {vdi: local_sr(client, second)})
+    pair.world.sending.extend([first] * 3)
+    assert refused("TOO_MANY_STORAGE_MIGRATES", client.call, *call) == ["3"]
+    pair.world.sending.pop()
+    client.call(*call)
+    assert pair.world.sending == [first] * 2
+
+
+def test_one_disk_of_a_running_guest_moves(pair):
+    client = XmlClient(pair.handle)
+    first, second = hosts_of(client)
+    shared = shared_sr(client)
+    vm, vdi = guest(client, local_sr(client, first))
+    store, name = store_of(pair.world, vdi)
+    store.write(name, 512, b"still here")
+    move = ("VDI.pool_migrate", vdi, shared, {})
+    assert refused("VDI_NEEDS_VM_FOR_MIGRATE", client.call, *move) == [vdi]
+    client.call("VM.start", vm, False, False)
+    far = local_sr(client, second)
+    refused("SR_NOT_ATTACHED", client.call, "VDI.pool_migrate", vdi, far, {})
+    new = client.call(*move)
+    assert client.call("VDI.get_SR", new) == shared
+    assert client.call("VBD.get_VDI", *client.call("VM.get_VBDs", vm)) == new
+    store, name = store_of(pair.world, new)
+    assert store.read(name, 512, 10) == b"still here"
+    refused("HANDLE_INVALID", client.call, "VDI.get_record", vdi)
+    client.call("VM.pool_migrate", vm, second, {"live": "true"})
+    assert client.call("VM.get_resident_on", vm) == second
