@@ -42,8 +42,8 @@ def local(sim):
 def make(tmp_path):
     made = []
 
-    def start(**choices):
-        behaviour = Behaviour(shutdown_timeout=0.2, dead_after=0.1)
+    def start(dead_after=0.1, **choices):
+        behaviour = Behaviour(shutdown_timeout=0.2, dead_after=dead_after)
         made.append(Simulator(tmp_path / "state", behaviour=behaviour, **choices))
         return made[-1]
 

@@ -255,7 +255,6 @@ def test_a_dead_host_is_missed_after_a_while(pair):
     assert is_live(client, second)
     wrong = refused("CANNOT_CONTACT_HOST", client.call, "VM.hard_shutdown", vm)
     assert wrong == [second]
-    refused("HOST_IS_LIVE", client.call, "VM.power_state_reset", vm)
     wait_until(lambda: not is_live(client, second))
     assert client.call("VM.get_power_state", vm) == "Running"
     for call in (("VM.hard_shutdown", vm), ("host.get_servertime", second)):
@@ -267,6 +266,29 @@ def test_a_dead_host_is_missed_after_a_while(pair):
     assert client.call("VM.get_resident_on", vm) != second
     client.call("host.destroy", second)
     refused("HANDLE_INVALID", client.call, "host.get_record", second)
+
+
+def test_a_host_that_does_not_answer_is_declared_dead(make):
+    sim = make(hosts=2, dead_after=600.0)
+    client = XmlClient(sim.handle)
+    _, second = hosts_of(client)
+    vms = [guest(client, shared_sr(client))[0] for _ in range(2)]
+    for vm in vms:
+        client.call(*start_on(vm, second))
+    for call in (("host.declare_dead", second), ("host.destroy", second)):
+        assert refused("HOST_IS_LIVE", client.call, *call) == [second]
+    assert refused("HOST_IS_LIVE", client.call, "VM.power_state_reset", vms[0])
+    die(sim, 2)
+    assert is_live(client, second)
+    client.call("VM.power_state_reset", vms[0])
+    refused("HOST_HAS_RESIDENT_VMS", client.call, "host.destroy", second)
+    client.call("host.declare_dead", second)
+    assert not is_live(client, second)
+    states = [client.call("VM.get_power_state", vm) for vm in vms]
+    assert states == ["Halted", "Halted"]
+    client.call("host.destroy", second)
+    refused("HANDLE_INVALID", client.call, "host.get_record", second)
+    assert len(client.call("host.get_all")) == 1
 
 
 def test_a_host_that_comes_back_has_lost_its_guests(pair):

@@ -12,6 +12,7 @@ from xenapi_driver.sim.failure import Failure
 from xenapi_driver.sim.messages import Call
 from xenapi_driver.sim.registry import Registry
 from xenapi_driver.sim.schema import NULL
+from xenapi_driver.sim.world import World
 
 _VM = (
     "VM.call_host_plugin",
@@ -122,6 +123,14 @@ def require_reachable(call: Call, arguments: list[Any]) -> None:
     hosts = find(call.db, arguments[0])
     if hosts and all(host in dark for host in hosts):
         raise unreachable(call.db, hosts[0])
+
+
+def is_alive(world: World, host: str) -> bool:
+    """Return whether a host answers: one that counts as live is asked first."""
+    metrics = world.db.row("host", host)["metrics"]
+    return bool(world.db.row("host_metrics", metrics)["live"]) and (
+        host not in world.dark
+    )
 
 
 def unreachable(db: Registry, host: str) -> Failure:

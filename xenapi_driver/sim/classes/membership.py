@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Class pool: hosts that come, go and take the lead."""
 
-from xenapi_driver.sim import power, settlement
+from xenapi_driver.sim import forwarding, power, settlement
 from xenapi_driver.sim.failure import Failure, internal_error
 from xenapi_driver.sim.machines import Machine, is_slave
 from xenapi_driver.sim.messages import Call, message
@@ -118,16 +118,17 @@ def is_in_emergency_mode(call: Call) -> bool:
 
 @message("host.declare_dead")
 def declare_dead(call: Call, host: str) -> None:
-    """Write down as halted what ran on a host that is gone."""
-    if _live(call, host):
+    """Write a host down as dead that does not answer, and its guests as halted."""
+    if forwarding.is_alive(call.world, host):
         raise Failure("HOST_IS_LIVE", host)
     settlement.bury_guests(call.world, host)
+    call.db.update("host_metrics", call.db.row("host", host)["metrics"], live=False)
 
 
 @message("host.destroy")
 def destroy(call: Call, host: str) -> None:
     """Forget a host that is gone for good."""
-    if _live(call, host):
+    if forwarding.is_alive(call.world, host):
         raise Failure("HOST_IS_LIVE", host)
     _require_empty(call, host)
     settlement.forget(call.world, host)

@@ -6,6 +6,7 @@ import time
 
 from xenapi_driver.sim import (
     disks,
+    forwarding,
     guest_agent,
     guests,
     history,
@@ -254,7 +255,7 @@ def power_state_reset(call: Call, ref: str) -> None:
     if row["power_state"] in ("Running", "Paused") and db.exists("host", host):
         if host == call.world.coordinator:
             raise Failure("DOMAIN_EXISTS", ref)
-        if db.row("host_metrics", db.row("host", host)["metrics"])["live"]:
+        if forwarding.is_alive(call.world, host):
             raise Failure("HOST_IS_LIVE", host)
     guests.stop(call.world, ref)
     db.update("VM", ref, current_operations={}, scheduled_to_be_resident_on=NULL)
