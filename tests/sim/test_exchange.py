@@ -166,3 +166,18 @@ def test_a_length_that_is_no_number_is_a_bad_request(web):
     web.putheader("Content-Length", "many")
     web.endheaders()
     assert web.getresponse().status == 400
+
+
+def test_a_rule_hits_a_request_to_a_handler(sim, web):
+    def asked():
+        answer, text = ask(web, "GET", "/test", None, basic("root", "secret"))
+        return answer.status, text
+
+    sim.faults.add("GET /test", ["TOO_BUSY"])
+    status, text = asked()
+    assert (status, "TOO_BUSY" in text) == (500, True)
+    sim.faults.add("GET /test", action="cut")
+    with pytest.raises((http.client.HTTPException, OSError)):
+        asked()
+    web.close()
+    assert asked()[0] == 200

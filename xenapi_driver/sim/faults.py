@@ -10,6 +10,7 @@ them fail, or does one of ``ACTIONS``::
     faults.add("VBD.unplug", ["DEVICE_DETACH_REJECTED", "VBD", "{0}", "busy"])
     faults.add("VDI.create", ["SR_BACKEND_FAILURE_44", "", "No space", ""])
     faults.add("VM.clone", delay=2.0, after=True, action="die")
+    faults.add("PUT /import_raw_vdi", action="cut")         # a request to a handler
 
 ``{0}``, ``{1}``, ... in an error stand for the call's arguments, the session not
 counted. A rule for ``VM.start`` hits the work, be it called directly or by a task,

@@ -283,9 +283,14 @@ class Exchange:
 
         :raises OSError: the connection broke
         """
+        name = f"{self.request.method} {self.request.path}"
+        call = Call(self.world, name, self.arguments.get("session_id", ""))
         with self._at_end:
             try:
+                late = self.world.faults.before(name, call)
                 function(self)
+                if late:
+                    late()
             except Refusal as refusal:
                 self.refuse(refusal)
             except Failure as failure:
