@@ -14,6 +14,7 @@ from tests.sim.pools import (
     send,
     shared_sr,
     store_of,
+    wait_until,
 )
 
 
@@ -205,3 +206,23 @@ def test_one_disk_of_a_running_guest_moves(pair):
     refused("HANDLE_INVALID", client.call, "VDI.get_record", vdi)
     client.call("VM.pool_migrate", vm, second, {"live": "true"})
     assert client.call("VM.get_resident_on", vm) == second
+
+
+def test_a_migration_can_be_cancelled_on_its_way(pair):
+    client = XmlClient(pair.handle)
+    first, second = hosts_of(client)
+    vm, vdi = guest(client, local_sr(client, first))
+    client.call("VM.start", vm, False, False)
+    dest = client.call("host.migrate_receive", second, management_network(client), {})
+    target = local_sr(client, second)
+    pair.faults.add("VM.migrate_send", action="hang")
+    _, *arguments = send(vm, dest, {vdi: target})
+    task = client.call("Async.VM.migrate_send", *arguments)
+    assert "cancel" in client.call("task.get_allowed_operations", task)
+    client.call("task.cancel", task)
+    wait_until(lambda: client.call("task.get_status", task) != "pending")
+    assert client.call("task.get_error_info", task) == ["TASK_CANCELLED", task]
+    assert client.call("VM.get_resident_on", vm) == first
+    assert client.call("VBD.get_VDI", *client.call("VM.get_VBDs", vm)) == vdi
+    assert client.call("VM.get_current_operations", vm) == {}
+    assert pair.world.sending == []

@@ -25,6 +25,7 @@ from tests.sim.pools import (
     refused,
     shared_sr,
     start_on,
+    store_of,
     wait_until,
 )
 from xenapi_driver.sim.doors import listening
@@ -223,7 +224,10 @@ def test_a_host_joins_with_its_disks_and_leaves_without(neighbours):
     )
     refused("HOST_HAS_RESIDENT_VMS", here.call, "pool.eject", host)
     here.call("VM.hard_shutdown", brought)
+    files = store_of(sim.world, here.call("VDI.get_by_uuid", vdi_uuid))[0].path
+    assert list(files.iterdir())
     here.call("pool.eject", host)
+    assert not files.exists()
     refused("UUID_INVALID", here.call, "host.get_by_uuid", uuid)
     refused("UUID_INVALID", here.call, "VDI.get_by_uuid", vdi_uuid)
     alone = XmlClient(sim.door(1))

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Hosts move between pools: what of their records goes with them, and what goes."""
 
+import shutil
 from typing import Any
 
 from xenapi_driver.sim import guests
 from xenapi_driver.sim.machines import Machines
 from xenapi_driver.sim.registry import Registry, Row
 from xenapi_driver.sim.schema import NULL, Type
+from xenapi_driver.sim.sr_kinds import Store
 from xenapi_driver.sim.world import World
 
 # Classes whose objects a joining host brings, owners first.
@@ -167,7 +169,9 @@ def _hand_over(
 def eject(world: World, host: str) -> None:
     """Send a host away; it is installed anew, as a pool of its own."""
     machine = machines_of(world).of(world, host)
-    forget(world, host)
+    wiped = forget(world, host)
+    for store in wiped:
+        shutil.rmtree(store.path, ignore_errors=True)
     if machine is not None:
         machine.world = machines_of(world).fresh(machine)
         machine.host = machine.world.coordinator
@@ -176,9 +180,12 @@ def eject(world: World, host: str) -> None:
             door.cut()
 
 
-def forget(world: World, host: str) -> None:
-    """Take a host and all that was its own out of the database."""
-    db = world.db
+def forget(world: World, host: str) -> list[Store]:
+    """Take a host and all that was its own out of the database.
+
+    :returns: the files of its SRs
+    """
+    db, files = world.db, []
     with db.changed:
         row = db.row("host", host)
         for pbd in list(row["PBDs"]):
@@ -186,6 +193,8 @@ def forget(world: World, host: str) -> None:
             db.destroy("PBD", pbd)
             if not db.row("SR", sr)["PBDs"]:
                 _forget_sr(world, sr)
+                if sr in world.stores:
+                    files.append(world.stores.pop(sr))
         for pif in list(row["PIFs"]):
             forget_pif(db, pif)
         for vm in list(row["resident_VMs"]):
@@ -199,6 +208,7 @@ def forget(world: World, host: str) -> None:
         if db.exists("host_metrics", row["metrics"]):
             db.destroy("host_metrics", row["metrics"])
         db.destroy("host", host)
+    return files
 
 
 def _forget_sr(world: World, sr: str) -> None:
@@ -208,7 +218,6 @@ def _forget_sr(world: World, sr: str) -> None:
             db.destroy("VBD", vbd)
         db.destroy("VDI", vdi)
     db.destroy("SR", sr)
-    world.stores.pop(sr, None)
 
 
 def forget_pif(db: Registry, pif: str) -> None:

@@ -12,6 +12,15 @@ _CANCELLABLE = (
     "Async.VM.shutdown",
     "Async.VM.clean_reboot",
     "Async.VDI.copy",
+    "Async.VDI.pool_migrate",
+    "Async.VM.clone",
+    "Async.VM.copy",
+    "Async.VM.migrate_send",
+    "Async.VM.pool_migrate",
+    "Async.VM.snapshot",
+    "Async.VM.start",
+    "Async.VM.start_on",
+    "Async.host.evacuate",
 )
 
 
