@@ -16,6 +16,7 @@ from tests.sim.pools import (
     store_of,
     wait_until,
 )
+from xenapi_driver.sim import cpus
 
 
 def test_disks_move_between_srs_of_a_pool(pair):
@@ -226,3 +227,34 @@ def test_a_migration_can_be_cancelled_on_its_way(pair):
     assert client.call("VBD.get_VDI", *client.call("VM.get_VBDs", vm)) == vdi
     assert client.call("VM.get_current_operations", vm) == {}
     assert pair.world.sending == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"vendor": "AuthenticAMD"}, {"features_hvm": "00000000-00000000"}],
+)
+def test_a_guest_stays_with_its_kind_of_processor(pair, changes):
+    client = XmlClient(pair.handle)
+    first, second = hosts_of(client)
+    vm, vdi = guest(client, shared_sr(client))
+    client.call("VM.start_on", vm, first, False, False)
+    info = pair.world.db.row("host", second)["cpu_info"]
+    pair.world.db.update("host", second, cpu_info={**info, **changes})
+    code = "VM_INCOMPATIBLE_WITH_THIS_HOST"
+    move = ("VM.pool_migrate", vm, second)
+    assert refused(code, client.call, *move, {"live": "true"})[:2] == [vm, second]
+    dest = client.call("host.migrate_receive", second, management_network(client), {})
+    stays = {vdi: client.call("VDI.get_SR", vdi)}
+    refused(code, client.call, *send(vm, dest, stays))
+    refused(code, client.call, "host.evacuate", first)
+    assert client.call("VM.get_resident_on", vm) == first
+    client.call(*move, {"live": "true", "force": "true"})
+    assert client.call("VM.get_resident_on", vm) == second
+
+
+def test_sets_of_features_are_compared_word_by_word():
+    assert cpus.is_subset("", "")
+    assert cpus.is_subset("00000001-80000000", "00000003-80000000-00000001")
+    assert cpus.is_subset("00000001-00000000", "00000001")
+    assert not cpus.is_subset("00000001-00000002", "00000001")
+    assert not cpus.is_subset("00000004", "00000003-ffffffff")

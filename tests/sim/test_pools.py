@@ -235,6 +235,27 @@ def test_a_host_joins_with_its_disks_and_leaves_without(neighbours):
     refused("UUID_INVALID", alone.call, "VDI.get_by_uuid", vdi_uuid)
 
 
+def test_only_hosts_of_a_kind_join(neighbours):
+    sim, here, there = neighbours
+    joiner = sim.machines.all[1]
+    refuse_compute_vm(there)
+    address = here.call("host.get_address", hosts_of(here)[0])
+    intel = joiner.world.db.row("host", joiner.host)["cpu_info"]
+    amd = {**intel, "vendor": "AuthenticAMD"}
+    joiner.world.db.update("host", joiner.host, cpu_info=amd)
+    refused("HOSTS_NOT_COMPATIBLE", there.call, *join(address))
+    joiner.world.db.update("host", joiner.host, cpu_info=intel)
+    vlan_network = there.call("network.create", {"other_config": {}})
+    pif = there.call("host.get_PIFs", joiner.host)[0]
+    vlan = there.call("VLAN.create", pif, "7", vlan_network)
+    refused("POOL_JOINING_HOST_HAS_NON_MANAGEMENT_VLANS", there.call, *join(address))
+    there.call("VLAN.destroy", vlan)
+    refused("HOST_ITS_OWN_SLAVE", here.call, *join(address))
+    there.call(*join(address))
+    assert len(here.call("host.get_all")) == 2
+    refused("JOINING_HOST_CANNOT_BE_MASTER_OF_OTHER_HOSTS", here.call, *join(address))
+
+
 def join(address, password="secret"):
     return ("pool.join", address, "root", password)
 

@@ -5,6 +5,7 @@ from xenapi_driver.sim import forwarding, power, settlement
 from xenapi_driver.sim.failure import Failure, internal_error
 from xenapi_driver.sim.machines import Machine, is_slave
 from xenapi_driver.sim.messages import Call, message
+from xenapi_driver.sim.world import World
 
 
 def _live(call: Call, host: str) -> bool:
@@ -29,9 +30,9 @@ def _coordinator_at(call: Call, address: str) -> Machine:
 def join(call: Call, address: str, username: str, password: str) -> None:
     """Leave this pool of one for the one at ``address``; its toolstack restarts."""
     own = call.world
-    if address in ("127.0.0.1", "localhost"):
-        row = own.db.row("host", own.coordinator)
-        address = row["address"]
+    here = address in ("127.0.0.1", "localhost")
+    if here and settlement.machines_of(own).at(address) is None:
+        address = own.db.row("host", own.coordinator)["address"]
     target = _coordinator_at(call, address)
     world = target.world
     if (username, password) != (world.username, world.password):
@@ -43,7 +44,20 @@ def join(call: Call, address: str, username: str, password: str) -> None:
     if world is own:
         raise Failure("HOST_ITS_OWN_SLAVE")
     _check_joiner(call)
+    if _kind(own) != _kind(world):
+        raise Failure("HOSTS_NOT_COMPATIBLE")
     settlement.join(own, world)
+
+
+def _kind(world: World) -> tuple[str, ...]:
+    """Return what hosts of one pool have in common."""
+    row = world.db.row("host", world.coordinator)
+    software = row["software_version"]
+    versions = ("product_brand", "product_version", "xapi_build")
+    return (
+        row["cpu_info"].get("vendor", ""),
+        *(software.get(name, "") for name in versions),
+    )
 
 
 def _check_joiner(call: Call) -> None:

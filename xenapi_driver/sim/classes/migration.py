@@ -4,7 +4,7 @@
 import contextlib
 from collections.abc import Iterator
 
-from xenapi_driver.sim import exodus, guests, history, operations, states, tasks
+from xenapi_driver.sim import cpus, exodus, guests, history, operations, states, tasks
 from xenapi_driver.sim.classes import network
 from xenapi_driver.sim.failure import Failure, handle_invalid, internal_error
 from xenapi_driver.sim.messages import Call, message
@@ -25,7 +25,8 @@ _MOST_SNAPSHOTS = 1
 def pool_migrate(call: Call, vm: str, host: str, options: dict[str, str]) -> None:
     """Move a running guest to another host that sees its disks and networks.
 
-    Option ``force`` tries it also with a guest that does not say it can be moved.
+    Option ``force`` tries it also with a guest that does not say it can be moved, and
+    whatever the processors are.
     """
     strict = options.get("force") != "true"
     with operations.under_way(call, vm, "pool_migrate", strict) as row:
@@ -33,7 +34,11 @@ def pool_migrate(call: Call, vm: str, host: str, options: dict[str, str]) -> Non
             raise handle_invalid("host", host)
         if host != row["resident_on"]:
             guests.assert_can_boot(call.world, vm, host)
+            if strict:
+                cpus.assert_compatible(call.db, vm, call.world, host)
         move(call, vm, host)
+
+
 
 
 def check_host(world: World, vm: str, host: str) -> None:
@@ -42,6 +47,7 @@ def check_host(world: World, vm: str, host: str) -> None:
     :raises Failure: the first that fails
     """
     guests.assert_can_boot(world, vm, host)
+    cpus.assert_compatible(world.db, vm, world, host)
     if not states.has_drivers(world.db, world.db.row("VM", vm)):
         raise Failure("VM_LACKS_FEATURE", vm)
 
@@ -189,6 +195,8 @@ def _plan(
             raise Failure("VM_LACKS_FEATURE", vm)
     with world.db.changed:
         _check_there(world, host, where, networks)
+        if row["power_state"] != "Halted" and options.get("force") != "true":
+            cpus.assert_compatible(call.db, vm, world, host)
     return exodus.Way(world, host, where, dict(networks), copy)
 
 
