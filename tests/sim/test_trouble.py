@@ -2,6 +2,7 @@
 """Trouble on demand: rules in process, and the test door."""
 
 import json
+import threading
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -149,6 +150,24 @@ def test_a_dying_host_takes_the_answer_along(sim, local):
     sim.admin("/_sim/host?what=start", None)
     assert outcome(local, "VM.get_all") == "SESSION_INVALID"
     assert "last act" in names(XmlClient(sim.handle))
+
+
+def test_who_waits_for_events_learns_of_the_death(sim, local):
+    token = local.call("event.from", ["vm"], "", 0.0)["token"]
+    found = []
+
+    def wait():
+        try:
+            local.call("event.from", ["vm"], token, 30.0)
+        except ConnectionError as error:
+            found.append(error)
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    waiting.join(0.1)
+    sim.admin("/_sim/host?what=die", None)
+    waiting.join(5)
+    assert len(found) == 1
 
 
 def test_another_host_leads_in_the_middle_of_a_call(tmp_path):

@@ -52,7 +52,9 @@ def off(machine: Machine, told: bool = False) -> None:
     if not machine.running:
         return
     machine.running = False
-    machine.world.dark.add(machine.host)
+    with machine.world.db.changed:
+        machine.world.dark.add(machine.host)
+        machine.world.db.changed.notify_all()
     machine.lives += 1
     for door in machine.doors:
         door.shut()

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from xenapi_driver.sim.doors.wire import WireInt
-from xenapi_driver.sim.failure import Failure, handle_invalid
+from xenapi_driver.sim.failure import ConnectionCut, Failure, handle_invalid
 from xenapi_driver.sim.messages import Call, message
 from xenapi_driver.sim.registry import Registry
 
@@ -95,7 +95,10 @@ def require_session(call: Call) -> None:
     """End a wait when the session or the host ends.
 
     :raises Failure: SESSION_INVALID
+    :raises ConnectionCut: the coordinator is off
     """
+    if call.world.coordinator in call.world.dark:
+        raise ConnectionCut("The host is off.")
     if call.world.closing.is_set() or not call.db.exists("session", call.session):
         raise Failure("SESSION_INVALID", call.session)
 
