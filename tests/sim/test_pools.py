@@ -22,7 +22,9 @@ from tests.sim.pools import (
     hosts_of,
     is_live,
     local_sr,
+    management_network,
     refused,
+    send,
     shared_sr,
     start_on,
     store_of,
@@ -314,6 +316,36 @@ def test_a_host_that_does_not_answer_is_declared_dead(make):
     client.call("host.destroy", second)
     refused("HANDLE_INVALID", client.call, "host.get_record", second)
     assert len(client.call("host.get_all")) == 1
+
+
+def test_nothing_is_begun_on_a_host_that_does_not_answer(make):
+    sim = make(hosts=2, dead_after=600.0)
+    client = XmlClient(sim.handle)
+    first, second = hosts_of(client)
+    sr = shared_sr(client)
+    halted, running = (guest(client, sr)[0] for _ in range(2))
+    client.call(*start_on(running, first))
+    net = management_network(client)
+    dest = client.call("host.migrate_receive", second, net, {})
+    die(sim, 2)
+    client.call("VM.assert_can_boot_here", halted, second)
+    wrong = refused("CANNOT_CONTACT_HOST", client.call, *start_on(halted, second))
+    assert wrong == [second]
+    assert client.call("VM.get_power_state", halted) == "Halted"
+    move = ("VM.pool_migrate", running, second, {"live": "true"})
+    wrong = refused("VM_MIGRATE_FAILED", client.call, *move)
+    assert wrong[:3] == [running, first, second]
+    assert client.call("VM.get_resident_on", running) == first
+    receive = ("host.migrate_receive", second, net, {})
+    refused("CANNOT_CONTACT_HOST", client.call, *receive)
+    code = "VM_MIGRATE_CONTACT_REMOTE_SERVICE_FAILED"
+    (vbd,) = client.call("VM.get_VBDs", running)
+    stays = {client.call("VBD.get_VDI", vbd): sr}
+    refused(code, client.call, *send(running, dest, stays))
+    client.call("host.declare_dead", second)
+    refused("HOST_NOT_LIVE", client.call, *start_on(halted, second))
+    client.call("VM.start", halted, False, False)
+    assert client.call("VM.get_resident_on", halted) == first
 
 
 def test_a_host_that_comes_back_has_lost_its_guests(pair):

@@ -125,6 +125,15 @@ def require_reachable(call: Call, arguments: list[Any]) -> None:
         raise unreachable(call.db, hosts[0])
 
 
+def require_answer(world: World, host: str) -> None:
+    """Refuse to do something on a host that does not answer.
+
+    :raises Failure: HOST_OFFLINE, CANNOT_CONTACT_HOST
+    """
+    if host in world.dark:
+        raise unreachable(world.db, host)
+
+
 def is_alive(world: World, host: str) -> bool:
     """Return whether a host answers: one that counts as live is asked first."""
     metrics = world.db.row("host", host)["metrics"]

@@ -4,7 +4,7 @@
 import base64
 import re
 
-from xenapi_driver.sim import disks, guest_agent, history, memory
+from xenapi_driver.sim import disks, forwarding, guest_agent, history, memory
 from xenapi_driver.sim.classes import network, vbd
 from xenapi_driver.sim.failure import Failure
 from xenapi_driver.sim.registry import Registry, Row
@@ -151,6 +151,7 @@ def start(world: World, vm: str, host: str, paused: bool) -> None:
     db = world.db
     assert_well_formed(vm, db.row("VM", vm))
     assert_can_boot(world, vm, host)
+    forwarding.require_answer(world, host)
     _assert_disks_free(db, vm)
     for ref in db.row("VM", vm)["VBDs"]:
         if not db.row("VBD", ref)["empty"]:
@@ -166,6 +167,7 @@ def resume(world: World, vm: str, host: str, paused: bool) -> None:
     :raises Failure: a check refused it; nothing was changed
     """
     assert_can_boot(world, vm, host)
+    forwarding.require_answer(world, host)
     _build(world, vm, host, paused)
 
 

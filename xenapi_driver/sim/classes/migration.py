@@ -39,8 +39,6 @@ def pool_migrate(call: Call, vm: str, host: str, options: dict[str, str]) -> Non
         move(call, vm, host)
 
 
-
-
 def check_host(world: World, vm: str, host: str) -> None:
     """Make the checks of a live migration.
 
@@ -53,7 +51,13 @@ def check_host(world: World, vm: str, host: str) -> None:
 
 
 def move(call: Call, vm: str, host: str) -> None:
-    """Let a guest go on on another host: a new domain, the same guest."""
+    """Let a guest go on on another host: a new domain, the same guest.
+
+    :raises Failure: VM_MIGRATE_FAILED, the other host does not answer
+    """
+    if host in call.world.dark:
+        source = call.db.row("VM", vm)["resident_on"]
+        raise Failure("VM_MIGRATE_FAILED", vm, source, host, "connection refused")
     tasks.set_progress(call, 0.5)
     db = call.db
     hosts = [db.row("host", one) for one in (db.row("VM", vm)["resident_on"], host)]
@@ -263,6 +267,8 @@ def _check_there(
 ) -> None:
     """Check the destination: its host, its SRs, its networks."""
     db = world.db
+    if {host, world.coordinator} & world.dark:
+        raise Failure("VM_MIGRATE_CONTACT_REMOTE_SERVICE_FAILED")
     for sr in dict.fromkeys(disks.values()):
         kind = db.row("SR", sr)["type"]
         if kind not in _MOVABLE:
