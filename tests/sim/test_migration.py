@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Guests whose disks go with them, inside a pool and to another."""
 
+import threading
+
 import pytest
 
 from tests.sim.clients import GIB, XmlClient, vbd_record, vdi_record
@@ -258,3 +260,31 @@ def test_sets_of_features_are_compared_word_by_word():
     assert cpus.is_subset("00000001-00000000", "00000001")
     assert not cpus.is_subset("00000001-00000002", "00000001")
     assert not cpus.is_subset("00000004", "00000003-ffffffff")
+
+
+def test_a_vm_shows_that_it_is_on_its_way(pair):
+    client = XmlClient(pair.handle)
+    first, second = hosts_of(client)
+    vm, vdi = guest(client, local_sr(client, first))
+    dest = client.call("host.migrate_receive", second, management_network(client), {})
+    _, *arguments = send(vm, dest, {vdi: local_sr(client, second)})
+    store = pair.world.stores[local_sr(client, second)]
+    under_way, go_on, stage = threading.Event(), threading.Event(), store.stage_data
+
+    def slowly(*parts):
+        under_way.set()
+        assert go_on.wait(5)
+        return stage(*parts)
+
+    store.stage_data = slowly
+    task = client.call("Async.VM.migrate_send", *arguments)
+    assert under_way.wait(5)
+    shown = client.call("VM.get_current_operations", vm)
+    allowed = client.call("VM.get_allowed_operations", vm)
+    go_on.set()
+    wait_until(lambda: client.call("task.get_status", task) != "pending")
+    assert client.call("task.get_status", task) == "success"
+    assert shown == {task: "migrate_send"}
+    assert "start" not in allowed
+    assert client.call("VM.get_current_operations", vm) == {}
+    assert client.call("VM.get_possible_hosts", vm) == [second]

@@ -147,7 +147,7 @@ def send(call: Call, vm: str, way: Way) -> str:
                 made[ref] = _create(call, one, way, (made.get(vm, ""), moved))
                 _create_devices(call, one, way, (made[ref], moved))
             if row["power_state"] == "Running":
-                guests.start(there, made[vm], way.host, False)
+                guests.resume(there, made[vm], way.host, False)
     except BaseException:
         elsewhere = replace(call, world=there)
         remove(elsewhere, list(made.values()), list(moved.values()))
@@ -232,7 +232,8 @@ def _leave(call: Call, vms: list[str], gone: list[str]) -> None:
         for vm in vms:
             if call.db.row("VM", vm)["power_state"] in ("Running", "Paused"):
                 guests.stop(call.world, vm)
-            call.db.update("VM", vm, is_a_template=False, blocked_operations={})
+            free: Row = {"blocked_operations": {}, "current_operations": {}}
+            call.db.update("VM", vm, is_a_template=False, **free)
         remove(call, vms, gone)
 
 

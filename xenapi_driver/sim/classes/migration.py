@@ -144,8 +144,7 @@ def migrate_send(
 ) -> str:
     """Move a VM with its disks, or copy a halted one; return the new reference."""
     plan = _plan(call, vm, dest, more)
-    with _one_of_few(call, vm):
-        call.check_cancelled()
+    with _one_of_few(call, vm), operations.meanwhile(call, vm, "migrate_send"):
         if plan.world is call.world and not plan.copy:
             return _within_pool(call, vm, plan)
         tasks.set_progress(call, 0.1)
