@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 from xenapi_driver.sim.failure import Failure
@@ -35,6 +36,7 @@ class Machine:
     :ivar number: counts from 0 through all pools
     :ivar world: the pool that it is in
     :ivar host: its reference there
+    :ivar home: folder with what is the machine's own, whatever its pool
     :ivar lives: how often it went dark
     :ivar local_sessions: logins that its toolstack knows without the coordinator
     """
@@ -43,6 +45,7 @@ class Machine:
     address: str
     world: World
     host: str
+    home: Path
     running: bool = True
     lives: int = 0
     local_sessions: set[str] = field(default_factory=set)
@@ -64,10 +67,10 @@ class Machines:
     fresh: Callable[[Machine], World]
     all: list[Machine] = field(default_factory=list)
 
-    def add(self, world: World, host: str) -> Machine:
+    def add(self, world: World, host: str, home: Path) -> Machine:
         """Write a host down."""
         address = world.db.row("host", host)["address"]
-        machine = Machine(len(self.all), address, world, host)
+        machine = Machine(len(self.all), address, world, host, home)
         self.all.append(machine)
         return machine
 

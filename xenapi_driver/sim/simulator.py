@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import XenAPI
 
-from xenapi_driver.sim import catalogue, inventory, power, schema, supporter
+from xenapi_driver.sim import catalogue, identity, inventory, power, schema, supporter
 from xenapi_driver.sim.collector import Collector
 from xenapi_driver.sim.dispatch import Dispatcher, Requests
 from xenapi_driver.sim.dom0 import SR_MOUNT, Dom0, find_dom0_python
@@ -96,7 +96,9 @@ class Simulator:
             world = self._pool(place, first, len(plan.hosts))
             first += len(plan.hosts)
             for host in world.db.refs("host"):
-                self.machines.add(world, host)
+                count = len(self.machines.all)
+                home = self._state / f"host-{count}" if count else self._state
+                self.machines.add(world, host, home)
         self.world = self.machines.all[0].world
         if setup.plans:
             self._furnish(plans)
@@ -221,11 +223,9 @@ class Simulator:
         :param machine: number of the machine behind the door
         """
         behind = self.machines.all[machine]
-        certificates = None
         if tls:
-            home = self.world.dom0.root.parent
-            certificates = home / f"host-{machine}" if machine else home
-            certificates.mkdir(exist_ok=True)
+            identity.establish(behind, host)
+        certificates = behind.home if tls else None
         server = Server(self._site(behind, admin), host, port, certificates)
         return self._opened(server, behind)
 

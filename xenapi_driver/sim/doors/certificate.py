@@ -3,6 +3,7 @@
 
 import datetime
 import ipaddress
+from collections.abc import Iterable
 from pathlib import Path
 
 from cryptography import x509
@@ -11,11 +12,17 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 
-def make(directory: Path, address: str) -> tuple[Path, str]:
-    """Write key and certificate into one PEM file.
+def make(directory: Path, *addresses: str) -> tuple[Path, str]:
+    """Write key and certificate into one PEM file; one that fits already is kept.
 
+    :param addresses: names and IP addresses that the certificate is for
     :returns: the file and the SHA-256 fingerprint, upper-case hex with colons
     """
+    file = directory / "xapi-ssl.pem"
+    names = _names(addresses)
+    known = _known(file)
+    if known is not None and _fits(known, names):
+        return file, _fingerprint(known)
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "xcpng-01")])
     begin = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(days=1)
@@ -28,10 +35,9 @@ def make(directory: Path, address: str) -> tuple[Path, str]:
         .not_valid_before(begin)
         .not_valid_after(begin + datetime.timedelta(days=3650))
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
-        .add_extension(_names(address), False)
+        .add_extension(names, False)
         .sign(key, hashes.SHA256())
     )
-    file = directory / "xapi-ssl.pem"
     file.touch(mode=0o600)
     file.write_bytes(
         key.private_bytes(
@@ -41,15 +47,37 @@ def make(directory: Path, address: str) -> tuple[Path, str]:
         )
         + certificate.public_bytes(serialization.Encoding.PEM)
     )
+    return file, _fingerprint(certificate)
+
+
+def _fingerprint(certificate: x509.Certificate) -> str:
     digest = certificate.fingerprint(hashes.SHA256()).hex().upper()
-    pairs = (digest[at : at + 2] for at in range(0, len(digest), 2))
-    return file, ":".join(pairs)
+    return ":".join(digest[at : at + 2] for at in range(0, len(digest), 2))
 
 
-def _names(address: str) -> x509.SubjectAlternativeName:
+def _names(addresses: Iterable[str]) -> x509.SubjectAlternativeName:
     found: list[x509.GeneralName] = [x509.DNSName("localhost")]
-    try:
-        found.append(x509.IPAddress(ipaddress.ip_address(address)))
-    except ValueError:
-        found.append(x509.DNSName(address))
+    for address in dict.fromkeys(addresses):
+        try:
+            found.append(x509.IPAddress(ipaddress.ip_address(address)))
+        except ValueError:
+            found.append(x509.DNSName(address))
     return x509.SubjectAlternativeName(found)
+
+
+def _known(file: Path) -> x509.Certificate | None:
+    """Return the certificate of a file, or None where there is no whole one."""
+    try:
+        data = file.read_bytes()
+        serialization.load_pem_private_key(data, None)
+        return x509.load_pem_x509_certificate(data)
+    except (OSError, ValueError):
+        return None
+
+
+def _fits(known: x509.Certificate, names: x509.SubjectAlternativeName) -> bool:
+    """Return whether a certificate is good for these names, and still is for a day."""
+    kind = x509.SubjectAlternativeName
+    has = known.extensions.get_extension_for_class(kind).value
+    tomorrow = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(days=1)
+    return set(names) <= set(has) and known.not_valid_after_utc > tomorrow
