@@ -214,6 +214,20 @@ def test_a_negative_timeout_waits_for_a_change(sim, local):
     assert found == [[("pool", "mod")]]
 
 
+def test_messages_are_told_when_they_come_and_go(client):
+    vm = client.call("VM.create", vm_record())
+    uuid = client.call("VM.get_uuid", vm)
+    first = events(client, ["message", "pool"])
+    assert seen(first) == [("pool", "add")]
+    ref = client.call("message.create", "HELLO", "5", "VM", uuid, "text")
+    batch = events(client, ["message"], first["token"])
+    (event,) = batch["events"]
+    assert (event["operation"], event["ref"]) == ("add", ref)
+    assert event["snapshot"]["body"] == "text"
+    client.call("message.destroy", ref)
+    assert seen(events(client, ["*"], batch["token"])) == [("message", "del")]
+
+
 # the old interface
 
 
