@@ -288,3 +288,39 @@ def test_a_vm_shows_that_it_is_on_its_way(pair):
     assert "start" not in allowed
     assert client.call("VM.get_current_operations", vm) == {}
     assert client.call("VM.get_possible_hosts", vm) == [second]
+
+
+def test_migrations_cross_each_other(neighbours):
+    sim, here, there = neighbours
+    ways = []
+    for door, source, target in ((0, here, there), (1, there, here)):
+        host = hosts_of(target)[0]
+        for _ in range(2):
+            vm, vdi = guest(source, local_sr(source, hosts_of(source)[0]))
+            dest = target.call(
+                "host.migrate_receive", host, management_network(target), {}
+            )
+            call = send(vm, dest, {vdi: local_sr(target, host)})
+            ways.append((door, source.call("VM.get_uuid", vm), call))
+    failed = []
+
+    def go(door, call):
+        try:
+            XmlClient(sim.door(door)).call(*call)
+        except Exception as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=go, args=(door, call)) for door, _, call in ways]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert not any(thread.is_alive() for thread in threads)
+    assert failed == []
+    for door, uuid, _ in ways:
+        source, target = (here, there) if door == 0 else (there, here)
+        assert target.call("VM.get_by_uuid", uuid)
+        refused("UUID_INVALID", source.call, "VM.get_by_uuid", uuid)
+    for client in (here, there):
+        disks = client.call("VDI.get_all_records").values()
+        assert sum(row["name_label"] == "disk" for row in disks) == 2
