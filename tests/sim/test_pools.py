@@ -372,14 +372,24 @@ def test_a_supporter_takes_over_from_a_dead_coordinator(pair):
     there.session = there.raw(
         "session.slave_local_login_with_password", "root", "secret"
     )
-    take_over = "pool.emergency_transition_to_master"
-    refused("HOST_MASTER_CANNOT_TALK_BACK", there.call, take_over)
+    follow = "pool.emergency_reset_master"
+    addresses = [client.call("host.get_address", host) for host in (old, new)]
+    assert there.call("host.is_in_emergency_mode") is False
+    there.call(follow, addresses[0])
+    refused("HOST_IS_SLAVE", there.call, follow, addresses[1])
+    refused("HOST_MASTER_CANNOT_TALK_BACK", there.call, follow, "192.0.2.1")
     die(pair, 1)
     with pytest.raises(ConnectionError):
         client.call("VM.get_all")
-    there.call(take_over)
+    assert there.call("host.is_in_emergency_mode") is True
+    refused("HOST_MASTER_CANNOT_TALK_BACK", there.call, follow, addresses[0])
+    there.call("pool.emergency_transition_to_master")
     again = XmlClient(pair.door(1))
     assert hosts_of(again) == (new, old)
+    assert again.call("pool.recover_slaves") == []
+    pair.admin("/_sim/host?host=1&what=start", None)
+    assert again.call("pool.recover_slaves") == [old]
+    refused("HOST_IS_SLAVE", client.call, "VM.get_all")
 
 
 # where they listen

@@ -10,15 +10,10 @@ from typing import Any
 
 from xenapi_driver.sim.failure import Failure
 from xenapi_driver.sim.machines import Machine, is_slave
+from xenapi_driver.sim.settlement import machines_of
 
 _LOCAL_LOGIN = "session.slave_local_login_with_password"
 _WITHOUT_SESSION = ("system.listMethods", "system.isAlive")
-_EMERGENCY = (
-    "host.is_in_emergency_mode",
-    "pool.emergency_transition_to_master",
-    "pool.emergency_reset_master",
-)
-
 Execute = Callable[[str, list[Any]], Any]
 
 
@@ -52,8 +47,8 @@ def answer(
         return not _coordinator_runs(machine)
     if method == "pool.emergency_transition_to_master":
         return _take_over(machine)
-    if method in _EMERGENCY:
-        return ""
+    if method == "pool.emergency_reset_master":
+        return _follow(machine, str(params[1]) if len(params) > 1 else "")
     raise is_slave(machine)
 
 
@@ -72,8 +67,25 @@ def _coordinator_runs(machine: Machine) -> bool:
 
 
 def _take_over(machine: Machine) -> str:
-    """Become the coordinator, because the old one is lost."""
-    if _coordinator_runs(machine):
-        raise Failure("HOST_MASTER_CANNOT_TALK_BACK", machine.address)
-    machine.world.make_coordinator(machine.host)
+    """Become the coordinator; a pool in which the old one runs follows all the same."""
+    world = machine.world
+    old = machines_of(world).of(world, world.coordinator)
+    world.make_coordinator(machine.host)
+    for door in old.doors if old else ():
+        door.cut()
+    return ""
+
+
+def _follow(machine: Machine, address: str) -> str:
+    """Hear who leads now.
+
+    :raises Failure: nobody there, another pool, or one who does not lead
+    """
+    leader = machines_of(machine.world).at(address)
+    if leader is None or not leader.running:
+        raise Failure("HOST_MASTER_CANNOT_TALK_BACK", address)
+    if leader.world is not machine.world:
+        raise Failure("HOST_UNKNOWN_TO_MASTER", machine.host)
+    if leader.is_supporter:
+        raise is_slave(leader)
     return ""

@@ -101,8 +101,7 @@ def designate_new_master(call: Call, host: str) -> None:
     """Let another host lead; whoever is logged in has to do so again, there."""
     if host == call.world.coordinator:
         return
-    if not _live(call, host):
-        raise Failure("HOST_OFFLINE", host)
+    forwarding.require_answer(call.world, host)
     call.world.make_coordinator(host)
 
 
@@ -120,8 +119,9 @@ def emergency(call: Call, *arguments: str) -> None:
 @message("pool.recover_slaves")
 def recover_slaves(call: Call) -> list[str]:
     """Return the hosts that follow this coordinator now."""
-    own = call.world.coordinator
-    return [host for host in call.db.refs("host") if host != own and _live(call, host)]
+    world = call.world
+    others = [host for host in call.db.refs("host") if host != world.coordinator]
+    return [host for host in others if forwarding.is_alive(world, host)]
 
 
 @message("host.is_in_emergency_mode")
