@@ -399,7 +399,7 @@ def test_a_client_goes_from_a_supporter_to_the_coordinator_by_address(make):
     arguments = argparse.Namespace(
         host="127.0.0.1", port=0, hosts=2, pools=2, tls=False, admin=False
     )
-    sim = make(hosts=2, pools=2, addresses=listening.addresses(arguments))
+    sim = make(hosts=2, pools=2, addresses=listening.addresses("127.0.0.1", 4))
     opened = listening.open_doors(sim, arguments)
     places = [(server.address, who.strip()) for server, who in opened]
     first = places[0][0][1]
