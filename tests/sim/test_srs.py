@@ -50,8 +50,9 @@ def test_a_new_sr_is_plugged_and_can_hold_disks(client):
     ("kind", "config", "code"),
     [
         ("bogus", {}, "SR_UNKNOWN_DRIVER"),
-        ("nfs", {"server": "nfs.example.org"}, "SR_BACKEND_FAILURE_90"),
+        ("nfs", {"server": "nfs.example.org"}, "SR_BACKEND_FAILURE_101"),
         ("ext", {}, "SR_BACKEND_FAILURE_90"),
+        ("iscsi", {"target": "192.0.2.1"}, "SR_BACKEND_FAILURE_96"),
     ],
 )
 def test_what_cannot_be_made_leaves_nothing(local, kind, config, code):
@@ -154,3 +155,31 @@ def test_a_uuid_of_any_shape_stays_inside_the_state(sim, local):
     record = {"host": host_of(local), "SR": sr, "device_config": NFS}
     local.call("PBD.plug", local.call("PBD.create", {**record, "other_config": {}}))
     assert sim.world.dom0.root in sim.world.stores[sr].path.parents
+
+
+def test_the_units_of_a_target_are_disks(sim, local):
+    config = {"target": "192.0.2.1", "targetIQN": "iqn.2026-01.org.example:t"}
+    sr = make(local, "iscsi", config, content="")
+    store = sim.world.stores[sr]
+    # Somebody made them on the target; no host can.
+    for name in ("lun0.img", "lun1.img"):
+        (store.path / name).write_bytes(b"unit" + bytes((8 << 20) - 4))
+    assert refusal(local, "VDI.create", vdi_record(sr)) == [
+        "SR_OPERATION_NOT_SUPPORTED",
+        sr,
+    ]
+    about = ["unit", "", sr, "user", False, False, {}]
+    rest = [{}, {}, True, "0", "0", NULL, False, "19700101T00:00:00Z", NULL]
+    lun = local.call("VDI.introduce", "", *about, "lun0.img", *rest)
+    assert int(local.call("VDI.get_virtual_size", lun)) == 8 << 20
+    again = refusal(local, "VDI.introduce", "", *about, "lun0.img", *rest)
+    assert again == ["LOCATION_NOT_UNIQUE", sr, "lun0.img"]
+    missing = refusal(local, "VDI.introduce", "", *about, "lun9.img", *rest)
+    assert missing[0] == "SR_BACKEND_FAILURE_46"
+    local.call("SR.scan", sr)
+    found = [local.call("VDI.get_record", ref) for ref in local.call("SR.get_VDIs", sr)]
+    assert sorted(one["location"] for one in found) == ["lun0.img", "lun1.img"]
+    assert {(one["read_only"], one["sharable"]) for one in found} == {(False, False)}
+    assert refusal(local, "VDI.destroy", lun) == ["SR_OPERATION_NOT_SUPPORTED", sr]
+    local.call("VDI.forget", lun)
+    assert (store.path / "lun0.img").exists()

@@ -11,6 +11,7 @@ import pytest
 
 from tests.sim.clients import (
     NULL,
+    Refused,
     vbd_record,
     vdi_record,
     vif_record,
@@ -360,3 +361,24 @@ def test_a_start_waits_for_an_export(local, carrier, vm, monkeypatch):
     assert finished(local, task)["status"] == "success"
     assert local.call("VM.get_current_operations", vm) == {}
     assert local.call("VM.get_power_state", vm) == "Running"
+
+
+def test_a_host_fetches_an_archive_by_itself(sim, local, vm, sr):
+    place = sim.serve().url.partition("://")[2]
+    path = f"{place}/export?ref={vm}"
+    record = local.task(
+        "Async.VM.import", f"http://root:secret@{path}", sr, False, False
+    )
+    new = only_new(local, record)
+    assert local.call("VDI.get_SR", disk_of(local, new)) == sr
+    assert local.call("VM.get_name_label", new) == "exported"
+    before = sim.inventory()
+    for url, code in (
+        (f"http://root:wrong@{path}", "IMPORT_ERROR"),
+        ("file:///etc/passwd", "INVALID_VALUE"),
+        (f"http://{place}/nothing", "IMPORT_ERROR"),
+    ):
+        with pytest.raises(Refused) as caught:
+            local.call("VM.import", url, sr, False, False)
+        assert caught.value.code == code
+    assert sim.inventory() == before

@@ -206,7 +206,8 @@ def _introduce(world: World, sr: str, fields: Row, info: VhdInfo) -> None:
         values["uuid"] = info.uuid
         values["name_label"] = "base copy" if info.hidden else ""
     else:
-        values.update(name_label=info.uuid, read_only=True, sharable=True)
+        shared = sr_kinds.KINDS[world.db.row("SR", sr)["type"]].content == "raw"
+        values.update(name_label=info.uuid, read_only=shared, sharable=shared)
     world.db.create("VDI", values)
 
 

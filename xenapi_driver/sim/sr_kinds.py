@@ -36,6 +36,15 @@ _FILES = {
     "VDI_GENERATE_CONFIG": 1,
     "VDI_READ_CACHING": 1,
 }
+# What a driver answers where a key of device_config is missing.
+_MISSING = {
+    "device": 90,
+    "target": 93,
+    "location": 95,
+    "targetIQN": 96,
+    "server": 100,
+    "serverpath": 101,
+}
 _PLAIN = {"VDI_ATTACH": 1, "VDI_DETACH": 1}
 
 
@@ -43,7 +52,8 @@ _PLAIN = {"VDI_ATTACH": 1, "VDI_DETACH": 1}
 class Kind:
     """One driver.
 
-    :ivar content: vhd, thick (VHDs that take their full size), raw, or none
+    :ivar content: vhd, thick (VHDs that take their full size), raw (images that
+        everybody may share), luns (raw ones that somebody else made), or none
     :ivar required: keys that device_config must have
     """
 
@@ -110,7 +120,7 @@ KINDS = {
         "iSCSI",
         "Whole logical units of an iSCSI target, one a VDI",
         {**_PLAIN, "SR_PROBE": 1, "VDI_INTRODUCE": 1},
-        "none",
+        "luns",
         {
             "target": "IP address or hostname of the iSCSI target (required)",
             "targetIQN": "IQN of the target (required)",
@@ -183,7 +193,7 @@ def check_config(kind: str, config: dict[str, str]) -> None:
     for key in KINDS[kind].required:
         if not config.get(key):
             text = f"The request is missing the {key} parameter [opterr={key}]"
-            raise Failure("SR_BACKEND_FAILURE_90", "", text, "")
+            raise Failure(f"SR_BACKEND_FAILURE_{_MISSING[key]}", "", text, "")
 
 
 def open_store(kind: str, path: Path, size: int) -> Store | None:
@@ -191,6 +201,6 @@ def open_store(kind: str, path: Path, size: int) -> Store | None:
     content = KINDS[kind].content
     if content == "none":
         return None
-    if content == "raw":
+    if content in ("raw", "luns"):
         return RawStore(path, size)
     return SrStore(path, size, thick=content == "thick")
