@@ -105,6 +105,44 @@ def test_a_grown_leaf_makes_its_parent_grow(store):
     assert store.read(source, 3 * MIB, 5) == b"data\0"
 
 
+def fixed_disk(store, content):
+    """Put a fixed disk on an SR, as images may have it, and return its uuid."""
+    name = str(uuid.uuid4())
+    footer = vhd.Footer(len(content), vhd.FIXED, uuid.uuid4())
+    store.path_of(name).write_bytes(content + footer.pack())
+    return name
+
+
+def test_a_fixed_disk_is_a_base_like_others(store):
+    content = b"fixed" + bytes(SIZE - 5)
+    source = fixed_disk(store, content)
+    leaf, base = clone(store, source)
+    assert store.scan()[base].hidden is True
+    store.write(source, SIZE - 4, b"leaf")
+    expected = hashlib.sha256(content[:-4] + b"leaf").hexdigest()
+    assert digest(store, source) == expected
+    paths = store.path_of(source), store.path_of(base)
+    assert vhd_judges.libvhdi_digest(*paths) == expected
+    store.destroy(leaf)
+    assert tidy(store) == ["leaf"]
+    assert digest(store, source) == expected
+    assert vhd_judges.libvhdi_digest(store.path_of(source)) == expected
+    with vhd.VhdFile(store.path_of(source)) as file:
+        assert file.footer.kind == vhd.FIXED
+
+
+def test_a_fixed_base_that_is_too_small_stays(store):
+    source = fixed_disk(store, bytes(SIZE))
+    leaf, base = clone(store, source)
+    store.resize(source, 2 * SIZE)
+    store.write(source, 2 * SIZE - 4, b"leaf")
+    store.destroy(leaf)
+    step = coalesce.next_step(store, free)
+    assert coalesce.carry_out(store, step, free) is False
+    assert set(store.scan()) == {source, base}
+    assert store.read(source, 2 * SIZE - 4, 4) == b"leaf"
+
+
 def test_nothing_is_merged_where_there_is_no_room(store):
     source = made(store)
     leaf, base = clone(store, source)

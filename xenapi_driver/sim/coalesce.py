@@ -95,7 +95,7 @@ def carry_out(store: SrStore, step: Step, fixed: Callable[[str], bool]) -> bool:
             if _stamp(store, step.node) != before:
                 _merge(store, step)
             return _take_place(store, step)
-    except (NoSpace, Missing, Broken):
+    except (NoSpace, Missing, Broken, vhd.BadVhd):
         # A host's collector gives up as well, and begins again at the next scan.
         return False
 

@@ -102,6 +102,8 @@ class Chain:
         # Deepest first: what a child holds then replaces what its parent said.
         for link in reversed(self.links):
             limit = -(-link.footer.size // SECTOR) - block * SECTORS_PER_BLOCK
+            if limit <= first:
+                continue  # a parent may be smaller than its children
             for begin, end in link.runs(block, first, min(last, limit)):
                 data = link.read_sectors(block, begin, end)
                 buffer[(begin - first) * SECTOR : (end - first) * SECTOR] = data
