@@ -105,6 +105,26 @@ def test_a_grown_leaf_makes_its_parent_grow(store):
     assert store.read(source, 3 * MIB, 5) == b"data\0"
 
 
+def test_a_clone_in_the_middle_is_noticed(store, monkeypatch):
+    source = made(store)
+    leaf, base = clone(store, source)
+    store.write(source, 0, b"mine")
+    store.destroy(leaf)
+    merge = coalesce._merge
+
+    def clone_meanwhile(*arguments):
+        merge(*arguments)
+        monkeypatch.setattr(coalesce, "_merge", merge)
+        clone(store, source)
+
+    monkeypatch.setattr(coalesce, "_merge", clone_meanwhile)
+    before = digest(store, source)
+    step = coalesce.next_step(store, free)
+    assert coalesce.carry_out(store, step, free) is False
+    assert base in store.scan()
+    assert digest(store, source) == before
+
+
 def fixed_disk(store, content):
     """Put a fixed disk on an SR, as images may have it, and return its uuid."""
     name = str(uuid.uuid4())

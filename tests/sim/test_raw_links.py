@@ -62,12 +62,13 @@ def test_a_copy_into_a_raw_disk_stays_raw(sim, local, sr):
     disk = local.call("VDI.create", vdi_record(sr, virtual_size=str(SIZE)))
     store = sim.world.stores[sr]
     store.write(local.call("VDI.get_location", disk), MIB, b"payload")
-    record = vdi_record(sr, virtual_size=str(SIZE), sm_config={"type": "raw"})
+    record = vdi_record(sr, virtual_size=str(2 * SIZE), sm_config={"type": "raw"})
     raw = local.call("VDI.create", record)
     local.call("VDI.copy", disk, sr, "OpaqueRef:NULL", raw)
     path = sim.sr_path / f"{local.call('VDI.get_uuid', raw)}.raw"
-    assert path.read_bytes()[MIB : MIB + 7] == b"payload"
-    assert local.call("VDI.checksum", raw) == local.call("VDI.checksum", disk)
+    expected = bytes(MIB) + b"payload"
+    assert path.read_bytes() == expected.ljust(2 * SIZE, b"\0")
+    assert local.call("VDI.get_virtual_size", raw) == str(2 * SIZE)
 
 
 def on_raw(path, parent):

@@ -86,18 +86,30 @@ def carry_out(store: SrStore, step: Step, fixed: Callable[[str], bool]) -> bool:
         _merge(store, step)
         with store.locked():
             tree = store.scan()
-            if step.node not in tree:
+            children = _children(tree)
+            if not _still(tree, children, step):
                 return False
             if step.kind == "merge":
-                return _drop(store, step, _children(tree)[step.node])
-            if _children(tree)[step.node] or fixed(step.node):
+                return _drop(store, step, children[step.node])
+            if children[step.node] or fixed(step.node):
                 return False
             if _stamp(store, step.node) != before:
+                # It was written, or has grown.
+                _make_room(store, step)
                 _merge(store, step)
             return _take_place(store, step)
     except (NoSpace, Missing, Broken, vhd.BadVhd):
         # A host's collector gives up as well, and begins again at the next scan.
         return False
+
+
+def _still(
+    tree: dict[str, VhdInfo], children: dict[str, list[str]], step: Step
+) -> bool:
+    """Return whether a node stands where it stood; a clone put it elsewhere."""
+    if step.node not in tree or tree[step.node].parent != step.parent:
+        return False
+    return children[step.parent] == [step.node]
 
 
 def _stamp(store: SrStore, uuid: str) -> tuple[int, int, int]:

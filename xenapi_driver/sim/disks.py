@@ -111,13 +111,15 @@ def stage_copy(
     target: Store,
     new: str,
     report: Callable[[float], None] = lambda share: None,
+    at_least: int = 0,
 ) -> None:
     """Write what a disk holds into a file that ``target`` must publish or discard.
 
     :param report: is told what share is done; what it raises ends the copy
+    :param at_least: bytes that the copy is to have
     """
     with source.open(name) as disk:
-        size = disk.virtual_size
+        size = max(disk.virtual_size, at_least)
 
         def told() -> Iterator[tuple[int, bytes]]:
             for offset, data in parts(disk):
@@ -164,9 +166,13 @@ def note(world: World, sr: str, *locations: str) -> None:
     """Take over what became of single disks: a scan would look at all."""
     store = world.stores[sr]
     for location in locations:
-        with backend_errors("SR_BACKEND_FAILURE_40"):
+        # A new base copy may have been merged into its parent already.
+        with (
+            backend_errors("SR_BACKEND_FAILURE_40"),
+            contextlib.suppress(Missing),
+        ):
             info = store.info(location)
-        _take(world, sr, _at(world, sr, location), info)
+            _take(world, sr, _at(world, sr, location), info)
     refresh(world, sr)
 
 

@@ -344,7 +344,7 @@ class VhdFile:
         self.header: Header | None = None
         self.bat: list[int] = []
         try:
-            self._load()
+            self._load_settled()
         except BaseException:
             self._file.close()
             raise
@@ -390,6 +390,17 @@ class VhdFile:
     def _put(self, offset: int, data: bytes) -> None:
         self._file.seek(offset)
         self._file.write(data)
+
+    def _load_settled(self) -> None:
+        """Load, once more when the file grew meanwhile: then parts did not fit."""
+        while True:
+            size = os.fstat(self._file.fileno()).st_size
+            try:
+                self._load()
+                return
+            except BadVhd:
+                if os.fstat(self._file.fileno()).st_size == size:
+                    raise
 
     def _load(self) -> None:
         self._end = self._file.seek(0, os.SEEK_END) - FOOTER_SIZE

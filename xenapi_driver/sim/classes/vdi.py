@@ -291,10 +291,8 @@ def _copy_into(call: Call, ref: str, into: str) -> str:
     try:
         with disks.backend_errors():
             place = source["location"]
-            disks.stage_copy(origin, place, store, name, _progress(call))
+            disks.stage_copy(origin, place, store, name, _progress(call), size)
             store.replace(name)
-            if isinstance(store, SrStore):
-                store.resize(name, size)
     finally:
         store.discard(name)
         world.held_disks.discard(target["uuid"])
