@@ -86,6 +86,27 @@ def test_a_snapshot_without_data_still_tells(sim, local, sr, disk, write):
     assert list(sim.sr_path.glob("*.cbtlog")) == []
 
 
+def test_what_has_no_data_is_neither_used_nor_copied(local, sr, disk):
+    snapshot = local.call("VDI.snapshot", disk)
+    local.call("VDI.data_destroy", snapshot)
+    vm = local.call("VM.create", vm_record())
+    record = vbd_record(vm, snapshot, mode="RO")
+    refused = ["VDI_INCOMPATIBLE_TYPE", snapshot, "cbt_metadata"]
+    assert refusal(local, "VBD.create", record) == refused
+    for method, *params in (
+        ("VDI.clone",),
+        ("VDI.snapshot",),
+        ("VDI.copy", sr),
+        ("VDI.resize", str(2 * SIZE)),
+    ):
+        assert refusal(local, method, snapshot, *params) == refused
+    assert sorted(local.call("VDI.get_allowed_operations", snapshot)) == [
+        "destroy",
+        "forget",
+        "update",
+    ]
+
+
 def test_a_snapshot_that_goes_leaves_its_changes_to_the_next(local, disk, write):
     first = local.call("VDI.snapshot", disk)
     write(disk, 0, b"x")

@@ -3,7 +3,14 @@
 
 import pytest
 
-from tests.sim.clients import Refused, vdi_record
+from tests.sim.clients import (
+    Refused,
+    XmlClient,
+    vbd_record,
+    vdi_record,
+    vm_record,
+)
+from xenapi_driver.sim import Simulator
 
 NFS = {"server": "nfs.example.org", "serverpath": "/srv/nova"}
 GIB = 1 << 30
@@ -183,3 +190,61 @@ def test_the_units_of_a_target_are_disks(sim, local):
     assert refusal(local, "VDI.destroy", lun) == ["SR_OPERATION_NOT_SUPPORTED", sr]
     local.call("VDI.forget", lun)
     assert (store.path / "lun0.img").exists()
+
+
+@pytest.fixture
+def pair(tmp_path):
+    """A client of a pool of two hosts."""
+    sim = Simulator(tmp_path / "pair", hosts=2)
+    yield XmlClient(sim.handle)
+    sim.close()
+
+
+def pbd_of(client, sr, host):
+    for pbd in client.call("SR.get_PBDs", sr):
+        if client.call("PBD.get_host", pbd) == host:
+            return pbd
+    raise AssertionError("The host has no connection to the SR.")
+
+
+def test_a_shared_sr_is_reached_by_each_host_on_its_own(pair):
+    first, second = pair.call("host.get_all")
+    sr = make(pair)
+    assert sorted(pair.call("SR.get_live_hosts", sr)) == sorted([first, second])
+    disk = pair.call("VDI.create", vdi_record(sr, virtual_size=str(8 << 20)))
+    vm = pair.call("VM.create", vm_record())
+    pair.call("VBD.create", vbd_record(vm, disk))
+    pair.call("VM.start_on", vm, second, False, False)
+    # What is used on the one host does not hold the other.
+    pair.call("PBD.unplug", pbd_of(pair, sr, first))
+    in_use = refusal(pair, "PBD.unplug", pbd_of(pair, sr, second))
+    assert in_use == ["VDI_IN_USE", disk]
+    assert pair.call("SR.get_live_hosts", sr) == [second]
+    pair.call("SR.scan", sr)
+    assert pair.call("SR.get_VDIs", sr) == [disk]
+    other = pair.call("VM.create", vm_record())
+    twin = pair.call("VDI.clone", disk)
+    pair.call("VBD.create", vbd_record(other, twin))
+    assert refusal(pair, "VM.start_on", other, first, False, False) == [
+        "VM_REQUIRES_SR",
+        other,
+        sr,
+    ]
+    assert pair.call("VM.get_possible_hosts", other) == [second]
+    pair.call("VM.start", other, False, False)
+    assert pair.call("VM.get_resident_on", other) == second
+
+
+def test_a_shared_sr_stays_one_while_several_hosts_have_it(pair):
+    first, second = pair.call("host.get_all")
+    sr = make(pair)
+    assert refusal(pair, "SR.set_shared", sr, False)[0] == "SR_HAS_MULTIPLE_PBDS"
+    pair.call("PBD.unplug", pbd_of(pair, sr, first))
+    assert refusal(pair, "SR.forget", sr) == ["SR_HAS_PBD", sr]
+    assert refusal(pair, "SR.destroy", sr) == ["SR_HAS_PBD", sr]
+    pair.call("PBD.destroy", pbd_of(pair, sr, first))
+    pair.call("SR.set_shared", sr, False)
+    record = {"host": first, "SR": sr, "device_config": NFS, "other_config": {}}
+    refused = refusal(pair, "PBD.create", record)
+    assert refused == ["SR_NOT_SHARABLE", sr, first]
+    assert pair.call("SR.get_live_hosts", sr) == [second]

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Drives of guests: positions, media, hot plug and who may share a disk."""
+
+import pytest
+
+from tests.sim.clients import (
+    NULL,
+    Refused,
+    XmlClient,
+    vbd_record,
+    vdi_record,
+    vm_record,
+)
+from xenapi_driver.sim import Behaviour, Simulator
+
+SIZE = str(8 << 20)
+CD = {"type": "CD", "mode": "RO", "bootable": False}
+
+
+@pytest.fixture
+def sr(sim, local):
+    return local.call("SR.get_by_uuid", sim.default_sr_uuid)
+
+
+@pytest.fixture
+def vm(local):
+    return local.call("VM.create", vm_record())
+
+
+@pytest.fixture
+def image(local):
+    return local.call("VDI.get_by_name_label", "guest-tools.iso")[0]
+
+
+def refusal(client, method, *params):
+    with pytest.raises(Refused) as caught:
+        client.call(method, *params)
+    return caught.value.args[0]
+
+
+def disk(client, sr, **changes):
+    return client.call("VDI.create", vdi_record(sr, virtual_size=SIZE, **changes))
+
+
+def start(client, vm):
+    client.call("VM.start", vm, False, False)
+
+
+def test_media_go_in_and_out_of_a_running_guest(sim, client):
+    vm = client.call("VM.create", vm_record())
+    (image, *_) = client.call("VDI.get_by_name_label", "guest-tools.iso")
+    cd = client.call("VBD.create", vbd_record(vm, NULL, empty=True, **CD))
+    client.call("VM.start", vm, False, False)
+    assert refusal(client, "VBD.eject", cd) == ["VBD_IS_EMPTY", cd]
+    client.call("VBD.insert", cd, image)
+    assert refusal(client, "VBD.insert", cd, image) == ["VBD_NOT_EMPTY", cd]
+    record = client.call("VBD.get_record", cd)
+    assert (record["VDI"], record["empty"]) == (image, False)
+    assert record["currently_attached"] is True
+    assert "eject" in record["allowed_operations"]
+    client.call("VBD.eject", cd)
+    record = client.call("VBD.get_record", cd)
+    assert (record["VDI"], record["empty"]) == (NULL, True)
+
+
+def test_nobody_touches_the_drive_of_a_suspended_guest(local, vm, image):
+    cd = local.call("VBD.create", vbd_record(vm, NULL, empty=True, **CD))
+    start(local, vm)
+    local.call("VM.suspend", vm)
+    refused = ["VM_BAD_POWER_STATE", vm, "running", "suspended"]
+    assert refusal(local, "VBD.insert", cd, image) == refused
+    assert refusal(local, "VBD.eject", cd) == refused
+    local.call("VM.resume", vm, False, False)
+    local.call("VBD.insert", cd, image)
+
+
+def test_media_stay_out_of_disks(local, sr, vm, image):
+    drive = local.call("VBD.create", vbd_record(vm, disk(local, sr)))
+    for method, *params in (("VBD.insert", image), ("VBD.eject",)):
+        refused = refusal(local, method, drive, *params)
+        assert refused == ["VBD_NOT_REMOVABLE_MEDIA", drive]
+
+
+def test_a_position_is_taken_once_however_it_is_spelt(local, sr, vm):
+    local.call("VBD.create", vbd_record(vm, disk(local, sr), userdevice="1"))
+    for name in ("1", "xvdb", "hdb", "sdb"):
+        record = vbd_record(vm, disk(local, sr), userdevice=name)
+        assert refusal(local, "VBD.create", record) == ["DEVICE_ALREADY_EXISTS", name]
+    assert "1" not in local.call("VM.get_allowed_VBD_devices", vm)
+    record = vbd_record(vm, disk(local, sr), userdevice="autodetect")
+    assert local.call("VBD.get_userdevice", local.call("VBD.create", record)) == "0"
+
+
+def test_a_guest_has_so_many_positions(sim, local, sr, vm):
+    shared = disk(local, sr)
+    for number in range(255):
+        record = vbd_record(vm, shared, userdevice=str(number))
+        local.call("VBD.create", record)
+    assert local.call("VM.get_allowed_VBD_devices", vm) == []
+    record = vbd_record(vm, shared, userdevice="autodetect")
+    assert refusal(local, "VBD.create", record) == ["INVALID_DEVICE", "autodetect"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "sharable", "allowed"),
+    [
+        ("RW", "RW", False, False),
+        ("RW", "RO", False, False),
+        ("RO", "RW", False, False),
+        ("RO", "RO", False, True),
+        ("RW", "RW", True, True),
+    ],
+)
+def test_who_may_share_a_disk(local, sr, first, second, sharable, allowed):
+    shared = disk(local, sr, sharable=sharable)
+    vms = [local.call("VM.create", vm_record()) for _ in range(2)]
+    for vm, mode in zip(vms, (first, second), strict=True):
+        local.call("VBD.create", vbd_record(vm, shared, mode=mode))
+    start(local, vms[0])
+    if allowed:
+        start(local, vms[1])
+        assert local.call("VM.get_power_state", vms[1]) == "Running"
+    else:
+        assert refusal(local, "VM.start", vms[1], False, False) == [
+            "VDI_IN_USE",
+            shared,
+        ]
+        assert local.call("VM.get_power_state", vms[1]) == "Halted"
+
+
+def test_a_disk_is_plugged_and_unplugged_while_the_guest_runs(local, sr, vm):
+    start(local, vm)
+    drive = local.call("VBD.create", vbd_record(vm, disk(local, sr), userdevice="5"))
+    assert "plug" in local.call("VBD.get_allowed_operations", drive)
+    local.call("VBD.plug", drive)
+    record = local.call("VBD.get_record", drive)
+    assert (record["currently_attached"], record["device"]) == (True, "xvdf")
+    assert refusal(local, "VBD.plug", drive) == ["DEVICE_ALREADY_ATTACHED", drive]
+    assert refusal(local, "VBD.destroy", drive)[0] == "OPERATION_NOT_ALLOWED"
+    assert refusal(local, "VDI.destroy", record["VDI"])[0] == "VDI_IN_USE"
+    local.call("VBD.unplug", drive)
+    assert refusal(local, "VBD.unplug", drive) == ["DEVICE_ALREADY_DETACHED", drive]
+    local.call("VDI.destroy", record["VDI"])
+    assert refusal(local, "VBD.get_record", drive) == ["HANDLE_INVALID", "VBD", drive]
+
+
+def test_hot_plug_needs_drivers(tmp_path):
+    sim = Simulator(tmp_path / "state", behaviour=Behaviour(agents=False))
+    try:
+        local = XmlClient(sim.handle)
+        sr = local.call("SR.get_by_uuid", sim.default_sr_uuid)
+        vm = local.call("VM.create", vm_record())
+        start(local, vm)
+        drive = local.call("VBD.create", vbd_record(vm, disk(local, sr)))
+        assert refusal(local, "VBD.plug", drive) == ["VM_MISSING_PV_DRIVERS", vm]
+        assert local.call("VBD.get_currently_attached", drive) is False
+    finally:
+        sim.close()
+
+
+def test_hot_plug_needs_a_disk_that_can_be_written(local, sr):
+    other = local.call("VM.create", vm_record())
+    start(local, other)
+    reader = local.call("VBD.create", vbd_record(other, disk(local, sr), mode="RO"))
+    assert refusal(local, "VBD.plug", reader) == [
+        "DISK_VBD_MUST_BE_READWRITE_FOR_HVM",
+        reader,
+    ]
+    cd = local.call(
+        "VBD.create", vbd_record(other, NULL, userdevice="3", empty=True, **CD)
+    )
+    assert refusal(local, "VBD.plug", cd)[0] == "OPERATION_NOT_ALLOWED"
+    local.call("VM.pause", other)
+    writer = local.call(
+        "VBD.create", vbd_record(other, disk(local, sr), userdevice="4")
+    )
+    assert refusal(local, "VBD.plug", writer) == [
+        "VM_BAD_POWER_STATE",
+        other,
+        "running",
+        "paused",
+    ]
+
+
+def test_a_guest_can_refuse_to_let_go(sim, local, sr, vm):
+    drive = local.call("VBD.create", vbd_record(vm, disk(local, sr)))
+    start(local, vm)
+    error = ["DEVICE_DETACH_REJECTED", "VBD", drive, "busy"]
+    sim.faults.add("VBD.unplug", error)
+    assert refusal(local, "VBD.unplug", drive) == error
+    assert local.call("VBD.get_currently_attached", drive) is True
+    local.call("VBD.unplug", drive)
+    assert local.call("VBD.get_currently_attached", drive) is False
