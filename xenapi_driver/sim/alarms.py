@@ -3,11 +3,13 @@
 
 import heapq
 import itertools
+import logging
 import threading
 import time
 from collections.abc import Callable
 
 _IDLE = 3600.0
+_LOG = logging.getLogger(__name__)
 
 
 class Alarms:
@@ -43,7 +45,11 @@ class Alarms:
 
     def _run(self) -> None:
         while (action := self._wait()) is not None:
-            action()
+            try:
+                action()
+            except Exception:
+                # Those that are still to come must come all the same.
+                _LOG.exception("What was to happen later failed.")
 
     def _wait(self) -> Callable[[], None] | None:
         """Return what is due next, when it is; None: closed."""

@@ -81,10 +81,21 @@ def _add_guests(parser: argparse.ArgumentParser) -> None:
         help="show disks that are plugged into the compute VM here, as root; "
         "without DIR in /dev; default: nowhere",
     )
+    _add_guests(parser.add_argument_group("guests"))
+    return parser
+
+
+def _add_guests(parser: argparse._ArgumentGroup) -> None:
     parser.add_argument(
         "--no-agents",
         action="store_true",
         help="guests have an agent only with xenstore_data vm-data/sim-agent=1",
+    )
+    parser.add_argument(
+        "--xenstore",
+        type=Path,
+        metavar="SOCKET",
+        help="socket of a running xenstored for the first host; default: our own",
     )
     parser.add_argument(
         "--agent-delay",
@@ -130,6 +141,7 @@ def _serve(arguments: argparse.Namespace) -> None:
             addresses=listening.addresses(arguments.host, machines),
             compute_vm=arguments.compute_vm or bool(arguments.block_device_dir),
             sr_size_bytes=arguments.sr_size_gib * GIB,
+            xenstore=arguments.xenstore,
             behaviour=Behaviour(
                 agents=not arguments.no_agents,
                 agent_delay=arguments.agent_delay,

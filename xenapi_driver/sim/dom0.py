@@ -22,6 +22,9 @@ from typing import Any
 from xml.parsers.expat import ExpatError
 
 from xenapi_driver.sim import block_devices
+from xenapi_driver.sim.doors.xenstore_socket import XenstoreSocket
+from xenapi_driver.sim.xenstore import Xenstore
+from xenapi_driver.sim.xenstore_client import RemoteXenstore
 
 PLUGINS = "etc/xapi.d/plugins"
 SR_MOUNT = "run/sr-mount"
@@ -100,11 +103,20 @@ class Dom0:
     :param root: directory that stands for ``/`` of dom0
     :param plugins_dir: plugins that are put beside those that a host ships
     :param python: runs scripts that ask for python3; None: find_dom0_python()
+    :param xenstore: socket of a real xenstored; None: one of our own
+    :ivar xenstore: what is known to dom0 and the guests alike
     """
 
     def __init__(
-        self, root: Path, plugins_dir: Path | None = None, python: str | None = None
+        self,
+        root: Path,
+        plugins_dir: Path | None = None,
+        python: str | None = None,
+        xenstore: Path | None = None,
     ) -> None:
+        self.xenstore = RemoteXenstore(xenstore) if xenstore else Xenstore()
+        self._xenstore_path = xenstore
+        self._xenstore_socket: XenstoreSocket | None = None
         root.mkdir(parents=True, exist_ok=True)
         self.root = root.resolve()
         self.python = python or find_dom0_python()
@@ -173,7 +185,11 @@ class Dom0:
         return [self.python] if asks else []
 
     def _run(self, command: list[str]) -> tuple[int, str, str]:
-        environment = {"PATH": PATH, "XENAPI_DOM0_ROOT": str(self.root)}
+        environment = {
+            "PATH": PATH,
+            "XENAPI_DOM0_ROOT": str(self.root),
+            "XENSTORED_PATH": str(self.xenstore_path()),
+        }
         with self._lock:
             if self._closed:
                 raise _plugin_failure("task stopped", "", "dom0 is shut down")
@@ -200,6 +216,14 @@ class Dom0:
             stdout.decode(errors="replace"),
             stderr.decode(errors="replace"),
         )
+
+    def xenstore_path(self) -> Path:
+        """Return the socket at which dom0's tools find the xenstore."""
+        with self._lock:
+            if self._xenstore_path is None and isinstance(self.xenstore, Xenstore):
+                self._xenstore_socket = XenstoreSocket(self.xenstore)
+                self._xenstore_path = self._xenstore_socket.path
+            return Path(str(self._xenstore_path))
 
     def processes_alive(self) -> int:
         """Return how many plugin processes run now."""
@@ -265,6 +289,11 @@ class Dom0:
         for process in running:
             _end(process)
         self._blocks.close()
+        if self._xenstore_socket is not None:
+            self._xenstore_socket.close()
+            self._xenstore_socket = None
+        if isinstance(self.xenstore, RemoteXenstore):
+            self.xenstore.close()
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -9,6 +9,7 @@ set to 1 in ``xenstore_data`` is a guest whose agent is there as soon as it runs
 import ipaddress
 from typing import Any
 
+from xenapi_driver.sim import guest_store
 from xenapi_driver.sim.registry import Row
 from xenapi_driver.sim.schema import NULL
 from xenapi_driver.sim.world import World, now
@@ -106,6 +107,29 @@ def _report(world: World, vm: str) -> None:
         db.update("VM_guest_metrics", row["guest_metrics"], **values)
     else:
         db.update("VM", vm, guest_metrics=db.create("VM_guest_metrics", values))
+    if not silent(row):
+        guest_store.tell(world, vm, _in_store(values))
+
+
+def _in_store(values: Row) -> dict[str, str]:
+    """Return what the agent writes to the store, from which all else follows."""
+    version = values["PV_drivers_version"]
+    found = {
+        "attr/PVAddons/Installed": "1",
+        "attr/PVAddons/MajorVersion": version["major"],
+        "attr/PVAddons/MinorVersion": version["minor"],
+        "attr/PVAddons/MicroVersion": version["micro"],
+        "attr/PVAddons/BuildVersion": version["build"],
+        "data/os_name": values["os_version"]["name"],
+        "data/os_uname": values["os_version"]["uname"],
+        "data/updated": "1",
+    }
+    found.update({f"control/{name}": on for name, on in values["other"].items()})
+    for name, address in values["networks"].items():
+        device, _, kind = name.partition("/")
+        if kind.startswith("ipv"):
+            found[f"attr/vif/{device}/{kind}"] = address
+    return found
 
 
 def _networks(world: World, row: Row) -> dict[str, str]:
@@ -154,12 +178,16 @@ def forget(world: World, vm: str) -> None:
 def go_on(world: World) -> None:
     """Take guests up again that ran before the simulator was restarted.
 
-    They keep their addresses, and an agent that was still to come will come.
+    They keep their addresses and are in the xenstore, and an agent that was still to
+    come will come.
     """
     db = world.db
     with db.changed:
         for vm, row in db.rows("VM"):
-            if row["power_state"] != "Running" or row["is_control_domain"]:
+            if row["is_control_domain"] or row["domid"] <= 0:
+                continue
+            guest_store.enter(world, vm)
+            if row["power_state"] != "Running":
                 continue
             if reported(world, row):
                 _keep_addresses(world, row)

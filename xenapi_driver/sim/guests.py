@@ -4,7 +4,14 @@
 import base64
 import re
 
-from xenapi_driver.sim import disks, forwarding, guest_agent, history, memory
+from xenapi_driver.sim import (
+    disks,
+    forwarding,
+    guest_agent,
+    guest_store,
+    history,
+    memory,
+)
 from xenapi_driver.sim.classes import network, vbd
 from xenapi_driver.sim.failure import Failure
 from xenapi_driver.sim.registry import Registry, Row
@@ -152,6 +159,7 @@ def start(world: World, vm: str, host: str, paused: bool) -> None:
     assert_well_formed(vm, db.row("VM", vm))
     assert_can_boot(world, vm, host)
     forwarding.require_answer(world, host)
+    guest_store.check(db.row("VM", vm))
     _assert_disks_free(db, vm)
     for ref in db.row("VM", vm)["VBDs"]:
         if not db.row("VBD", ref)["empty"]:
@@ -178,7 +186,9 @@ def resettle(world: World, vm: str, host: str) -> None:
     for ref in list(row["consoles"]):
         db.destroy("console", ref)
     _make_console(world, vm, host)
+    guest_store.leave(world, dict(row))
     db.update("VM", vm, domid=world.take_domid(), resident_on=host)
+    guest_store.enter(world, vm)
 
 
 def reboot(world: World, vm: str) -> None:
@@ -229,6 +239,7 @@ def _build(world: World, vm: str, host: str, paused: bool) -> None:
         memory_overhead=memory.overhead(row),
         last_boot_CPU_flags={"vendor": "GenuineIntel", "features": ""},
     )
+    guest_store.enter(world, vm)
     _plug_devices(world, vm)
     _note_start(world, vm)
     _make_console(world, vm, host)
@@ -301,6 +312,7 @@ def stop(world: World, vm: str, state: str = "Halted") -> None:
             world.leases.give_back(ref)
     for ref in row["consoles"]:
         db.destroy("console", ref)
+    guest_store.leave(world, dict(row))
     if db.exists("VM_metrics", row["metrics"]):
         db.update("VM_metrics", row["metrics"], memory_actual=0)
     db.update(

@@ -10,7 +10,15 @@ from typing import Any, TypeVar
 
 import XenAPI
 
-from xenapi_driver.sim import catalogue, identity, inventory, power, schema, supporter
+from xenapi_driver.sim import (
+    catalogue,
+    guest_store,
+    identity,
+    inventory,
+    power,
+    schema,
+    supporter,
+)
 from xenapi_driver.sim.collector import Collector
 from xenapi_driver.sim.dispatch import Dispatcher, Requests
 from xenapi_driver.sim.dom0 import SR_MOUNT, Dom0, find_dom0_python
@@ -48,6 +56,7 @@ class Setup:
     :ivar sr_size_bytes: size of each host's local SR, unless ``hardware`` is given
     :ivar hardware: what each host has
     :ivar plans: what an inventory file names; pools and hosts beyond it are fresh
+    :ivar xenstore: socket of a real xenstored for the first host; None: one of our own
     :ivar compute_vm: whether a VM for nova-compute runs there from the start
     :ivar behaviour: choices where real hosts differ
     """
@@ -61,6 +70,7 @@ class Setup:
     sr_size_bytes: int = 100 * GIB
     hardware: Hardware | None = None
     plans: tuple[PoolPlan, ...] = ()
+    xenstore: Path | None = None
     compute_vm: bool = True
     behaviour: Behaviour = field(default_factory=Behaviour)
 
@@ -118,7 +128,12 @@ class Simulator:
         setup = self._setup
         world = World(
             Registry(schema.load(), COMPUTED),
-            Dom0(place / "dom0", self._plugins, self._python),
+            Dom0(
+                place / "dom0",
+                self._plugins,
+                self._python,
+                None if first else setup.xenstore,
+            ),
             setup.username,
             setup.password,
             setup.behaviour,
@@ -127,12 +142,14 @@ class Simulator:
             addresses=setup.addresses[first : first + count],
             machines=self.machines,
         )
+        guest_store.follow(world, world.dom0.xenstore)
         hardware = setup.hardware or Hardware(sr_size=setup.sr_size_bytes)
         run = world.dom0.root / "run"
         populate(world, run, hardware, count, setup.compute_vm)
         for number, host in enumerate(world.db.refs("host")):
             if number:
                 world.dom0s[host] = self._dom0_beside(world.dom0, number + 1)
+                guest_store.follow(world, world.dom0s[host].xenstore)
         collector = Collector(world)
         world.collect = collector.kick
         self._collectors.append(collector)

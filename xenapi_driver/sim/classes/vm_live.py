@@ -4,7 +4,7 @@
 import time
 from typing import Any
 
-from xenapi_driver.sim import guests, operations, states
+from xenapi_driver.sim import guest_store, guests, operations, states
 from xenapi_driver.sim.failure import Failure, internal_error
 from xenapi_driver.sim.messages import Call, message
 from xenapi_driver.sim.registry import Row
@@ -160,3 +160,13 @@ def csvm(call: Call, ref: str) -> None:
     """Refuse once the power state was looked at."""
     states.require(call.db, ref, "csvm")
     raise Failure("NOT_IMPLEMENTED", "csvm")
+
+
+@message("VM.set_xenstore_data")
+def set_xenstore_data(call: Call, ref: str, value: dict[str, str]) -> None:
+    """Replace what the guest is told; one that runs sees it at once."""
+    row = call.db.row("VM", ref)
+    if row["domid"] > 0:
+        guest_store.check({**row, "xenstore_data": value})
+    call.db.update("VM", ref, xenstore_data=value)
+    guest_store.rewrite(call.world, ref)
