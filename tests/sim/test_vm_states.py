@@ -141,6 +141,18 @@ def test_a_guest_without_drivers(local):
     assert local.call("VM.get_power_state", vm) == "Running"
 
 
+def test_only_an_hvm_guest_needs_drivers(local):
+    changes = {"other_config": {"sim:agent": "absent"}, "domain_type": "pvh"}
+    vm = local.call("VM.create", vm_record(**changes))
+    bring(local, vm, "Running")
+    # What the next start will be does not matter yet.
+    local.call("VM.set_domain_type", vm, "hvm")
+    assert "clean_shutdown" in local.call("VM.get_allowed_operations", vm)
+    local.call("VM.hard_shutdown", vm)
+    bring(local, vm, "Running")
+    assert "clean_shutdown" not in local.call("VM.get_allowed_operations", vm)
+
+
 def test_devices_of_a_guest_without_drivers(sim, client):
     sr = client.call("SR.get_by_uuid", sim.default_sr_uuid)
     vm = client.call("VM.create", vm_record(other_config={"sim:agent": "absent"}))

@@ -194,7 +194,7 @@ def situation(db: Registry, row: Row) -> Situation:
 
 def _lacks(db: Registry, row: Row) -> frozenset[str]:
     """Return what the running guest cannot do for want of drivers."""
-    if row["power_state"] != "Running" or row["domain_type"] == "pv":
+    if row["power_state"] != "Running" or not booted_hvm(db, row):
         return frozenset()
     if has_drivers(db, row):
         return frozenset()
@@ -206,6 +206,18 @@ def _lacks(db: Registry, row: Row) -> frozenset[str]:
         for operation, names in _FEATURES.items()
         if not any(other.get(name) == "1" for name in names)
     )
+
+
+def booted_hvm(db: Registry, row: Row) -> bool:
+    """Return whether the guest needs drivers of its own for what others can anyway.
+
+    What counts is how it was started, not what the next start will be.
+    """
+    if db.exists("VM_metrics", row["metrics"]):
+        current = db.row("VM_metrics", row["metrics"])["current_domain_type"]
+        if current != "unspecified":
+            return bool(current == "hvm")
+    return bool(row["domain_type"] == "hvm")
 
 
 def _resets(db: Registry, row: Row) -> bool:
@@ -320,7 +332,7 @@ def has_drivers(db: Registry, row: Row) -> bool:
 
 def can_hotplug(db: Registry, row: Row) -> bool:
     """Return whether the guest would notice a device that comes or goes."""
-    if row["is_control_domain"] or row["domain_type"] == "pv":
+    if row["is_control_domain"] or not booted_hvm(db, row):
         return True
     return has_drivers(db, row)
 

@@ -160,7 +160,7 @@ def plug(call: Call, ref: str) -> None:
     if not vm["is_control_domain"]:
         if row["type"] == "CD":
             raise _no_cd_hotplug()
-        if row["mode"] == "RO" and vm["domain_type"] == "hvm":
+        if row["mode"] == "RO" and states.booted_hvm(db, vm):
             raise Failure("DISK_VBD_MUST_BE_READWRITE_FOR_HVM", ref)
         if not states.can_hotplug(db, vm):
             raise Failure("VM_MISSING_PV_DRIVERS", row["VM"])
