@@ -33,8 +33,9 @@ def assert_order(row: Row) -> None:
 
 def target(row: Row) -> int:
     """Return what a guest gets of its own at its start."""
-    pinned = row["domain_type"] == "pv_in_pvh"
-    return int(row["memory_static_max" if pinned else "memory_dynamic_min"])
+    if row["domain_type"] == "pv_in_pvh":
+        return int(row["memory_static_max"])
+    return int(row["memory_dynamic_min"])
 
 
 def needed(row: Row) -> int:
@@ -59,7 +60,10 @@ def free(db: Registry, host: str) -> int:
     """Return what is left for new guests."""
     about = db.row("host", host)
     metrics = db.row("host_metrics", about["metrics"])
-    guests = sum(needed(db.row("VM", ref)) for ref in about["resident_VMs"])
+    guests = 0
+    for ref in about["resident_VMs"]:
+        row = db.row("VM", ref)
+        guests += target(row) + row["memory_overhead"]
     return int(metrics["memory_total"] - about["memory_overhead"] - guests)
 
 

@@ -32,6 +32,8 @@ def choose(call: Call, vm: str) -> str:
     hosts = fitting(call, vm)
     if not hosts:
         raise Failure("NO_HOSTS_AVAILABLE")
+    if len(hosts) == 1:
+        return hosts[0]
     rivals = _apart_from(call, vm)
     crowd = {host: _count(call, rivals, host) for host in hosts}
     return min(hosts, key=lambda host: (crowd[host], -memory.free(call.db, host)))
