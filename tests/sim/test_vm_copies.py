@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Clones, copies, snapshots, checkpoints, reverts, templates: records and disks."""
 
+import dataclasses
+import time
+
 import pytest
 
 from tests.sim.clients import (
@@ -291,3 +294,27 @@ def test_members_of_an_appliance_are_no_templates(local):
     local.call("VM.set_appliance", vm, appliance)
     found = refusal(local, "VM.set_is_a_template", vm, True)
     assert found == ["VM_IS_PART_OF_AN_APPLIANCE", vm, appliance]
+
+
+def test_a_cancelled_copy_leaves_nothing(sim, local):
+    sr = local.call("SR.get_by_uuid", sim.default_sr_uuid)
+    vm = local.call("VM.create", vm_record(name_label="source"))
+    for device in ("0", "1"):
+        vdi = local.call("VDI.create", vdi_record(sr, name_label=device))
+        local.call("VBD.create", vbd_record(vm, vdi, userdevice=device))
+    before = sim.inventory()
+    behaviour = dataclasses.replace(sim.world.behaviour, operation_delay=0.3)
+    sim.world.behaviour = behaviour
+    task = local.call("Async.VM.copy", vm, "twin", sr)
+    end = time.monotonic() + 5
+    while not local.call("VM.get_current_operations", vm):
+        assert time.monotonic() < end
+    local.call("task.cancel", task)
+    while local.call("task.get_status", task) == "pending":
+        assert time.monotonic() < end
+    assert local.call("task.get_status", task) == "cancelled"
+    local.call("task.destroy", task)
+    after = sim.inventory()
+    assert (after["VM"], after["VBD"]) == (before["VM"], before["VBD"])
+    assert sorted(after["VDI"]) == sorted(before["VDI"])
+    assert local.call("VM.get_current_operations", vm) == {}

@@ -144,6 +144,7 @@ def copy_disks(
     drives: list[str] = []
     try:
         for ref in list(db.row("VM", source)["VBDs"]):
+            call.check_cancelled()
             row = dict(db.row("VBD", ref))
             if row["VDI"] in ignore and not row["empty"]:
                 continue
