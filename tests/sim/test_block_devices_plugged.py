@@ -135,9 +135,10 @@ def test_two_disks_are_two_devices(host, devices):
 
 
 def test_a_read_only_drive_cannot_be_written(host, devices):
-    if host.call("VM.get_domain_type", host.vm) == "hvm":
-        vm_row = host.sim.world.db.row("VM", host.vm)
-        vm_row["domain_type"] = "pv"
+    # HVM guests take no read-only disks while they run.
+    host.call("VM.hard_shutdown", host.vm)
+    host.call("VM.set_domain_type", host.vm, "pvh")
+    host.call("VM.start", host.vm, False, False)
     vbd = host.plug(host.disk(), mode="RO")
     link = link_of(host, devices, vbd)
     assert link.read_bytes()[:6] == b"before"

@@ -16,7 +16,7 @@ from tests.sim.clients import (
     vdi_record,
     vm_record,
 )
-from xenapi_driver.sim import Simulator, guest_agent, guests
+from xenapi_driver.sim import Behaviour, Simulator, guest_agent, guests
 from xenapi_driver.sim.alarms import Alarms
 from xenapi_driver.sim.leases import Leases
 
@@ -75,6 +75,16 @@ def test_agent_comes_some_time_after_the_boot(sim, local):
     until(lambda: local.call("VM.get_guest_metrics", vm) != NULL)
     assert told(local, vm)["PV_drivers_detected"] is True
     local.call("VM.clean_shutdown", vm)
+
+
+def test_compute_vm_is_up_from_the_start(tmp_path):
+    sim = Simulator(tmp_path, behaviour=Behaviour(agents=False, agent_delay=60.0))
+    try:
+        local = XmlClient(sim.handle)
+        vm = local.call("VM.get_by_uuid", sim.compute_vm_uuid)
+        assert told(local, vm)["can_use_hotplug_vbd"] == "yes"
+    finally:
+        sim.close()
 
 
 def test_agent_of_a_guest_that_went_does_not_come(sim, local):

@@ -349,7 +349,9 @@ def _control_domain(world: World, host: str) -> None:
 def _compute_vm(world: World, host: str, networks: list[str]) -> str:
     """Make the VM in which nova-compute runs, and start it."""
     values = _machine("nova-compute", 4 * GIB, 2)
-    ref = _create_vm(world.db, {**values, "affinity": host})
+    # It is long up when the first caller comes, its agent with it.
+    values.update(affinity=host, xenstore_data={"vm-data/sim-agent": "1"})
+    ref = _create_vm(world.db, values)
     for device, network in enumerate((networks[0], networks[2])):
         world.db.create(
             "VIF",
