@@ -81,11 +81,6 @@ def _add_guests(parser: argparse.ArgumentParser) -> None:
         help="show disks that are plugged into the compute VM here, as root; "
         "without DIR in /dev; default: nowhere",
     )
-    _add_guests(parser.add_argument_group("guests"))
-    return parser
-
-
-def _add_guests(parser: argparse._ArgumentGroup) -> None:
     parser.add_argument(
         "--no-agents",
         action="store_true",
