@@ -10,6 +10,7 @@ import time
 import pytest
 
 from tests.sim.clients import Refused, vm_record
+from xenapi_driver.sim import guest_store
 from xenapi_driver.sim.doors.xenstore_socket import XenstoreSocket
 from xenapi_driver.sim.xenstore import MAX_PAYLOAD, Refusal, Xenstore
 from xenapi_driver.sim.xenstore_client import RemoteXenstore
@@ -223,3 +224,13 @@ def test_plugins_find_the_store(sim, local):
     client.write(f"{home}/data/host/1", b"{}")
     assert sim.world.dom0.xenstore.read(f"{home}/data/host/1") == b"{}"
     client.close()
+
+
+def test_guests_are_found_in_a_store_that_was_emptied(sim, local):
+    vm, home = guest(local, xenstore_data={"vm-data/a": "1"})
+    sim.world.dom0.xenstore = Xenstore()
+    guest_store.go_on(sim.world)
+    store = sim.world.dom0.xenstore
+    assert store.read(f"{home}/vm-data/a") == b"1"
+    store.write(f"{home}/vm-data/b", b"2")
+    until(lambda: "vm-data/b" in local.call("VM.get_xenstore_data", vm))

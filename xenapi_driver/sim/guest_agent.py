@@ -173,32 +173,3 @@ def forget(world: World, vm: str) -> None:
     if world.db.exists("VM_guest_metrics", ref):
         world.db.destroy("VM_guest_metrics", ref)
     world.db.update("VM", vm, guest_metrics=NULL)
-
-
-def go_on(world: World) -> None:
-    """Take guests up again that ran before the simulator was restarted.
-
-    They keep their addresses and are in the xenstore, and an agent that was still to
-    come will come.
-    """
-    db = world.db
-    with db.changed:
-        for vm, row in db.rows("VM"):
-            if row["is_control_domain"] or row["domid"] <= 0:
-                continue
-            guest_store.enter(world, vm)
-            if row["power_state"] != "Running":
-                continue
-            if reported(world, row):
-                _keep_addresses(world, row)
-            else:
-                booted(world, vm)
-
-
-def _keep_addresses(world: World, row: Row) -> None:
-    told = world.db.row("VM_guest_metrics", row["guest_metrics"])["networks"]
-    for ref in row["VIFs"]:
-        text = told.get(f"{world.db.row('VIF', ref)['device']}/ipv6/0")
-        if text:
-            number = int(ipaddress.IPv6Address(text)) - int(_FIRST_IPV6)
-            world.leases.keep(ref, number)

@@ -100,8 +100,20 @@ def tell(world: World, vm: str, values: dict[str, str]) -> None:
     _store(world, row).write_many(texts)
 
 
-def follow(world: World, store: Store) -> None:
-    """Take over what is written below a guest's ``vm-data`` from now on."""
+def go_on(world: World) -> None:
+    """Follow a pool's stores from now on; the guests that run are in them."""
+    dom0s = {world.dom0.root: world.dom0}
+    dom0s.update({dom0.root: dom0 for dom0 in world.dom0s.values()})
+    for dom0 in dom0s.values():
+        _follow(world, dom0.xenstore)
+    with world.db.changed:
+        for vm, row in world.db.rows("VM"):
+            if row["domid"] > 0:
+                enter(world, vm)
+
+
+def _follow(world: World, store: Store) -> None:
+    """Take over what is written below a guest's ``vm-data``."""
 
     def changed(path: str) -> None:
         number, _, rest = path.removeprefix(_DOMAINS).partition("/")

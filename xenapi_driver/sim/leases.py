@@ -22,14 +22,6 @@ class Leases:
                 self._next += 1
         return self._held[holder]
 
-    def keep(self, holder: str, number: int) -> None:
-        """Let the holder have the number that it had before."""
-        self._held[holder] = number
-        self._free = [free for free in self._free if free != number]
-        for skipped in range(self._next, number):
-            heapq.heappush(self._free, skipped)
-        self._next = max(self._next, number + 1)
-
     def give_back(self, holder: str) -> None:
         """Let somebody else have the number; without one nothing happens."""
         number = self._held.pop(holder, None)

@@ -109,6 +109,8 @@ class Simulator:
                 count = len(self.machines.all)
                 home = self._state / f"host-{count}" if count else self._state
                 self.machines.add(world, host, home)
+        for world in self.machines.worlds():
+            guest_store.go_on(world)
         self.world = self.machines.all[0].world
         if setup.plans:
             self._furnish(plans)
@@ -142,14 +144,12 @@ class Simulator:
             addresses=setup.addresses[first : first + count],
             machines=self.machines,
         )
-        guest_store.follow(world, world.dom0.xenstore)
         hardware = setup.hardware or Hardware(sr_size=setup.sr_size_bytes)
         run = world.dom0.root / "run"
         populate(world, run, hardware, count, setup.compute_vm)
         for number, host in enumerate(world.db.refs("host")):
             if number:
                 world.dom0s[host] = self._dom0_beside(world.dom0, number + 1)
-                guest_store.follow(world, world.dom0s[host].xenstore)
         collector = Collector(world)
         world.collect = collector.kick
         self._collectors.append(collector)
@@ -168,7 +168,9 @@ class Simulator:
         """Return the pool of one that a machine is after a new installation."""
         attempt = len(list(self._state.glob(f"machine-{machine.number}-*"))) + 1
         place = self._state / f"machine-{machine.number}-{attempt}"
-        return self._pool(place, machine.number, 1)
+        world = self._pool(place, machine.number, 1)
+        guest_store.go_on(world)
+        return world
 
     def pools(self) -> list[list[Machine]]:
         """Return the machines of each pool, its coordinator first."""
