@@ -232,7 +232,9 @@ def test_messages_are_told_when_they_come_and_go(client):
 
 
 def test_next_wants_a_registration(client):
-    assert refusal(client, "event.next")[0] == "SESSION_NOT_REGISTERED"
+    refused = refusal(client, "event.next")
+    assert refused[0] == "SESSION_NOT_REGISTERED"
+    assert client.session not in refused
     client.call("event.register", ["vm"])
     client.call("VM.create", vm_record(name_label="queued"))
     (event,) = client.call("event.next")
