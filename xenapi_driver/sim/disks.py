@@ -164,7 +164,7 @@ def scan(world: World, sr: str) -> None:
 
 def note(world: World, sr: str, *locations: str) -> None:
     """Take over what became of single disks: a scan would look at all."""
-    store = world.stores[sr]
+    store, more = world.stores[sr], 0
     for location in locations:
         # A new base copy may have been merged into its parent already.
         with (
@@ -172,8 +172,27 @@ def note(world: World, sr: str, *locations: str) -> None:
             contextlib.suppress(Missing),
         ):
             info = store.info(location)
-            _take(world, sr, _at(world, sr, location), info)
-    refresh(world, sr)
+            ref = _at(world, sr, location)
+            known = world.db.row("VDI", ref)["physical_utilisation"] if ref else 0
+            _take(world, sr, ref, info)
+            more += info.physical_bytes - known
+    _sum(world, sr, more)
+
+
+def gone(world: World, sr: str, size: int) -> None:
+    """Write the SR's sums again after ``size`` bytes of its disks went."""
+    _sum(world, sr, -size)
+
+
+def _sum(world: World, sr: str, more: int) -> None:
+    db, row = world.db, world.db.row("SR", sr)
+    sizes = (db.row("VDI", ref)["virtual_size"] for ref in row["VDIs"])
+    db.update(
+        "SR",
+        sr,
+        physical_utilisation=max(0, row["physical_utilisation"] + more),
+        virtual_allocation=sum(sizes),
+    )
 
 
 def _at(world: World, sr: str, location: str) -> str | None:

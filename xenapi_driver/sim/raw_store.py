@@ -13,6 +13,7 @@ from xenapi_driver.sim.storage import (
     Broken,
     Missing,
     Room,
+    Seen,
     VhdInfo,
     parts,
     used_bytes,
@@ -60,6 +61,7 @@ class RawStore:
         self.path = path
         self.size_bytes = size_bytes
         self._lock = threading.RLock()
+        self._seen = Seen()
         path.mkdir(parents=True, exist_ok=True)
 
     @staticmethod
@@ -75,7 +77,15 @@ class RawStore:
 
     def used_bytes(self) -> int:
         """Return the bytes that the images take, holes left out."""
-        return used_bytes(self.path, holes=False)
+        return self._seen.look(used_bytes(self.path, holes=False))
+
+    def seen_bytes(self) -> int | None:
+        """Return about the same without a look; None: it is too long ago."""
+        return self._seen.recent()
+
+    def expect(self, size: int) -> None:
+        """Count bytes that are about to be written."""
+        self._seen.add(size)
 
     def create(self, name: str, size: int) -> None:
         """Make an image of zeros; it takes no room yet."""

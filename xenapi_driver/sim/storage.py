@@ -22,6 +22,8 @@ from xenapi_driver.sim import raw_link, sr_recovery, vhd
 from xenapi_driver.sim.vhd_chain import MAX_CHAIN, Chain
 
 _UUID = re.compile("[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_PLENTY = 0.75  # share of an SR that may be used before one looks closely
+_MEMORY = 2.0  # seconds for which what was seen counts
 _CLOCK_STEP = 100_000_000  # ns that two changes may be apart and look simultaneous
 
 
@@ -89,6 +91,12 @@ class SizedStore(Protocol):
     def used_bytes(self) -> int:
         """Return the bytes that are taken."""
 
+    def seen_bytes(self) -> int | None:
+        """Return about the same without a look; None: it is too long ago."""
+
+    def expect(self, size: int) -> None:
+        """Count bytes that are about to be written."""
+
 
 class Content(Protocol):
     """An opened disk, whatever is below it."""
@@ -124,6 +132,7 @@ class SrStore:
         self._thick = thick
         # One operation at a time, as the SR lock of a storage manager does.
         self._lock = threading.RLock()
+        self._seen = Seen()
         self._infos: dict[str, tuple[tuple[int, int, int], VhdInfo]] = {}
         path.mkdir(parents=True, exist_ok=True)
         sr_recovery.recover(path)
@@ -138,9 +147,18 @@ class SrStore:
     def used_bytes(self) -> int:
         """Return the bytes of all files below the SR, staged ones included."""
         if not self._thick:
-            return used_bytes(self.path)
+            return self._seen.look(used_bytes(self.path))
         with self._lock:
-            return sum(info.physical_bytes for info in self.scan().values())
+            infos = self.scan().values()
+            return self._seen.look(sum(info.physical_bytes for info in infos))
+
+    def seen_bytes(self) -> int | None:
+        """Return about the same without a look; None: it is too long ago."""
+        return self._seen.recent()
+
+    def expect(self, size: int) -> None:
+        """Count bytes that are about to be written."""
+        self._seen.add(size)
 
     @staticmethod
     def location(uuid: str) -> str:
@@ -465,21 +483,55 @@ class SrStore:
 
 
 class Room:
-    """What is left of an SR when a piece of work begins, and while it goes on."""
+    """What is left of an SR when a piece of work begins, and while it goes on.
+
+    Looking at all files takes long where there are many, so that what was seen a
+    moment ago will do as long as there is plenty of room.
+    """
 
     def __init__(self, store: SizedStore) -> None:
-        self._used, self._size = store.used_bytes(), store.size_bytes
+        self._store = store
+        self._used = -1
 
     def take(self, size: int) -> None:
         """Count bytes that are about to be written.
 
         :raises NoSpace: they do not fit any more
         """
-        if self._used + size > self._size:
+        store = self._store
+        if self._used < 0:
+            seen = store.seen_bytes()
+            if seen is not None and seen + size < store.size_bytes * _PLENTY:
+                store.expect(size)
+                return
+            self._used = store.used_bytes()
+        if self._used + size > store.size_bytes:
             raise NoSpace(
-                f"{size} bytes more do not fit: {self._used} of {self._size} are used."
+                f"{size} bytes more do not fit:"
+                f" {self._used} of {store.size_bytes} are used."
             )
         self._used += size
+        store.expect(size)
+
+
+class Seen:
+    """How many bytes an SR took when somebody last looked at all of its files."""
+
+    def __init__(self) -> None:
+        self._at, self._bytes = float("-inf"), 0
+
+    def look(self, size: int) -> int:
+        """Remember what was seen just now, and return it."""
+        self._at, self._bytes = time.monotonic(), size
+        return size
+
+    def add(self, size: int) -> None:
+        """Count what is about to be written."""
+        self._bytes += size
+
+    def recent(self) -> int | None:
+        """Return the bytes, None when it is too long ago."""
+        return self._bytes if time.monotonic() - self._at < _MEMORY else None
 
 
 def parts(disk: Content) -> Iterator[tuple[int, bytes]]:

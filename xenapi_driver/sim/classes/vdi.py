@@ -348,6 +348,7 @@ def destroy(call: Call, ref: str) -> None:
     if call.db.row("SR", sr)["type"] == "udev":
         raise Failure("VDI_IS_A_PHYSICAL_DEVICE", ref)
     store = disks.store_of(call.world, sr, "VDI_DELETE")
+    size = row["physical_utilisation"]
     log = disks.log_path(call.world, ref)
     if row["type"] != "cbt_metadata":
         with disks.backend_errors("SR_BACKEND_FAILURE_80"):
@@ -355,7 +356,7 @@ def destroy(call: Call, ref: str) -> None:
     if log is not None:
         cbt.remove(log)
     disks.drop(call.world, ref)
-    disks.refresh(call.world, sr)
+    disks.gone(call.world, sr, size)
     call.world.collect(sr)
 
 

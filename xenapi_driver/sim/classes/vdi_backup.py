@@ -85,8 +85,9 @@ def data_destroy(call: Call, ref: str) -> None:
         call.db.destroy("VBD", vbd)
     with disks.backend_errors("SR_BACKEND_FAILURE_80"):
         store.destroy(row["location"])
+    size = row["physical_utilisation"]
     call.db.update("VDI", ref, type="cbt_metadata", physical_utilisation=0)
-    disks.refresh(call.world, row["SR"])
+    disks.gone(call.world, row["SR"], size)
     call.world.collect(row["SR"])
 
 
