@@ -103,7 +103,7 @@ def io_error() -> Failure:
 
 @contextlib.contextmanager
 def held(call: Call, vdi: str) -> Iterator[Place]:
-    """Have a disk for oneself: nobody plugs, removes or coalesces it meanwhile.
+    """Have a disk for oneself: nobody removes, grows, clones or coalesces it meanwhile.
 
     :raises Failure: VDI_IN_USE, VDI_READONLY, and as :func:`place_of`
     """
