@@ -102,11 +102,12 @@ class BlockDevices:
             if not _is_free(attached):  # else somebody took the loop device away
                 _flush(attached, exclusively=not force)
                 _release(attached, force)
-            del self._attached[device]
             attached.link.unlink(missing_ok=True)
             try:
                 _save(attached)
             finally:
+                # Until here the collector must leave the disk's file in its place.
+                del self._attached[device]
                 attached.raw.unlink(missing_ok=True)
 
     def sync(self, disk: Path) -> None:
