@@ -23,14 +23,43 @@ _DRIVERS: tuple[tuple[str, str, tuple[tuple[str, str, float], ...]], ...] = (
     ("microsemi-smartpqi", "storage", (_GENERIC,)),
     ("qlogic-fastlinq", "network", (_GENERIC,)),
 )
+# The roles are the same on every host; the first uuid is in the published model.
 _ROLES = (
-    ("pool-admin", "The Pool Administrator role has full access to all features"),
-    ("pool-operator", "The Pool Operator role manages host- and pool-wide resources"),
-    ("vm-power-admin", "The VM Power Administrator role has full access to VMs"),
-    ("vm-admin", "The VM Administrator role can manage VMs and templates"),
-    ("vm-operator", "The VM Operator role can use VMs, start and stop them"),
-    ("client-cert", "The role of clients that log in with a certificate"),
-    ("read-only", "The Read-Only role can log in and read"),
+    (
+        "pool-admin",
+        "0165f154-ba3e-034e-6b27-5d271af109ba",
+        "The Pool Administrator role has full access to all features",
+    ),
+    (
+        "pool-operator",
+        "b9ce9791-0604-50cd-0649-09b3284c7dfd",
+        "The Pool Operator role manages host- and pool-wide resources",
+    ),
+    (
+        "vm-power-admin",
+        "7955168d-7bec-10ed-105f-c6a7e6e63249",
+        "The VM Power Administrator role has full access to VMs",
+    ),
+    (
+        "vm-admin",
+        "aaa00ab5-7340-bfbc-0d1b-7cf342639a6e",
+        "The VM Administrator role can manage VMs and templates",
+    ),
+    (
+        "vm-operator",
+        "fb8d4ff9-310c-a959-0613-54101535d3d5",
+        "The VM Operator role can use VMs, start and stop them",
+    ),
+    (
+        "client-cert",
+        "78e0a2a5-3d3b-5d6f-9c0b-1c2f0a1f7e11",
+        "The role of clients that log in with a certificate",
+    ),
+    (
+        "read-only",
+        "7233b8e3-eacb-d7da-2c95-f2e581cdbf4e",
+        "The Read-Only role can log in and read",
+    ),
 )
 # Of nobody in particular, but different and well formed.
 _DIGEST = "{:02X}"
@@ -145,6 +174,11 @@ def create_certificates(db: Registry, host: str, digests: list[bytes]) -> None:
 
 def create_roles(db: Registry) -> None:
     """Make the roles that a subject can have."""
-    for name, description in _ROLES:
-        values: dict[str, Any] = {"name_label": name, "name_description": description}
-        db.create("role", values)
+    for name, uuid, description in _ROLES:
+        values: dict[str, Any] = {
+            "uuid": uuid,
+            "name_label": name,
+            "name_description": description,
+            "is_internal": name == "client-cert",
+        }
+        db.create("role", values, f"OpaqueRef:{uuid}")

@@ -4,11 +4,10 @@
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
 
+from xenapi_driver.sim import pem
 from xenapi_driver.sim.doors import certificate
 from xenapi_driver.sim.machines import Machine, address_of
-from xenapi_driver.sim.world import stamp
 
 
 def establish(machine: Machine, *addresses: str) -> Path:
@@ -22,28 +21,41 @@ def establish(machine: Machine, *addresses: str) -> Path:
     return file
 
 
+def install(machine: Machine, key: str, *certificates: str) -> None:
+    """Show a certificate that somebody else signed, from now on and at all doors."""
+    machine.home.mkdir(parents=True, exist_ok=True)
+    file = machine.home / certificate.INSTALLED
+    file.touch(mode=0o600)
+    file.write_text("\n".join((key, *certificates, "")), encoding="ascii")
+    _show(machine)
+
+
+def renew(machine: Machine) -> None:
+    """Show a new certificate that the host signed itself, for the same addresses."""
+    (machine.home / certificate.INSTALLED).unlink(missing_ok=True)
+    file = machine.home / certificate.SELF_SIGNED
+    addresses = certificate.addresses(file)
+    file.unlink(missing_ok=True)
+    _show(machine, *addresses)
+
+
+def _show(machine: Machine, *addresses: str) -> None:
+    file = establish(machine, *addresses)
+    shown = x509.load_pem_x509_certificate(file.read_bytes())
+    for door in machine.doors:
+        door.show(file, pem.fingerprint(shown))
+
+
 def _tell(machine: Machine, shown: x509.Certificate) -> None:
     """Write the certificate's facts into the record that stands for it."""
     db = machine.world.db
-    sha256 = _colons(shown.fingerprint(hashes.SHA256()))
-    fields = {
-        "fingerprint": sha256,
-        "fingerprint_sha256": sha256,
-        # Not for safety: a host tells both.
-        "fingerprint_sha1": _colons(shown.fingerprint(hashes.SHA1())),  # noqa: S303
-        "not_before": stamp(shown.not_valid_before_utc.timestamp()),
-        "not_after": stamp(shown.not_valid_after_utc.timestamp()),
-    }
+    fields = pem.record(shown)
     with db.changed:
         for ref in db.find("Certificate", host=machine.host, type="host"):
             db.update("Certificate", ref, **fields)
 
 
-def _colons(digest: bytes) -> str:
-    return ":".join(f"{byte:02X}" for byte in digest)
-
-
 def public_part(file: Path) -> str:
     """Return the certificate of a file, without its key, as PEM."""
     shown = x509.load_pem_x509_certificate(file.read_bytes())
-    return shown.public_bytes(serialization.Encoding.PEM).decode()
+    return pem.text(shown)

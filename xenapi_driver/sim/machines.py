@@ -28,6 +28,9 @@ class Door(Protocol):
     def reopen(self) -> None:
         """Take connections again, at the same address."""
 
+    def show(self, cert_file: Path, fingerprint: str) -> None:
+        """Show another certificate to later callers, where one is shown at all."""
+
 
 @dataclass
 class Machine:

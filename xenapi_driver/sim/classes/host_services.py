@@ -4,7 +4,7 @@
 import threading
 from urllib.parse import urlsplit
 
-from xenapi_driver.sim import identity, power, settlement
+from xenapi_driver.sim import power, settlement
 from xenapi_driver.sim.classes.pool import refuse_external_auth
 from xenapi_driver.sim.failure import Failure, handle_invalid
 from xenapi_driver.sim.messages import Call, message
@@ -166,15 +166,6 @@ def restart_agent(call: Call, host: str) -> None:
 def shutdown_agent(call: Call) -> None:
     """End the coordinator's toolstack; something in dom0 starts it again at once."""
     restart_agent(call, call.world.coordinator)
-
-
-@message("host.get_server_certificate")
-def get_server_certificate(call: Call, host: str) -> str:
-    """Return the certificate that clients are shown, as PEM."""
-    machine = settlement.machines_of(call.world).of(call.world, host)
-    if machine is None:
-        raise Failure("HOST_OFFLINE", host)
-    return identity.public_part(identity.establish(machine))
 
 
 # The management interface

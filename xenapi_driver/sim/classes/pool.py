@@ -193,29 +193,6 @@ def disable_external_auth(call: Call, pool: str, *config: dict[str, str]) -> Non
 # Certificates
 
 
-@message("pool.certificate_list", "pool.crl_list")
-def certificate_list(call: Call) -> list[str]:
-    """Return the names of installed certificates or revocation lists."""
-    kind = "ca" if call.method == "pool.certificate_list" else None
-    return [r["name"] for _, r in call.db.rows("Certificate") if r["type"] == kind]
-
-
-@message("pool.certificate_uninstall", "pool.uninstall_ca_certificate")
-def certificate_uninstall(call: Call, name: str, *force: bool) -> None:
-    """Remove a CA certificate."""
-    found = call.db.find("Certificate", type="ca", name=name)
-    if not found and not any(force):
-        raise Failure("CERTIFICATE_DOES_NOT_EXIST", name)
-    for ref in found:
-        call.db.destroy("Certificate", ref)
-
-
-@message("pool.crl_uninstall")
-def crl_uninstall(call: Call, name: str) -> None:
-    """Refuse: there are no revocation lists."""
-    raise Failure("CRL_DOES_NOT_EXIST", name)
-
-
 @message("pool.certificate_sync")
 def certificate_sync(call: Call) -> None:
     """Do nothing: all hosts read the same records."""

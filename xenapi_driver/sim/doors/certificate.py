@@ -11,14 +11,23 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+SELF_SIGNED = "xapi-ssl.pem"
+INSTALLED = "xapi-ssl-installed.pem"
+
 
 def make(directory: Path, *addresses: str) -> tuple[Path, str]:
     """Write key and certificate into one PEM file; one that fits already is kept.
 
+    What an administrator installed comes before it, for whatever address it is.
+
     :param addresses: names and IP addresses that the certificate is for
     :returns: the file and the SHA-256 fingerprint, upper-case hex with colons
     """
-    file = directory / "xapi-ssl.pem"
+    installed = directory / INSTALLED
+    own = _known(installed)
+    if own is not None:
+        return installed, _fingerprint(own)
+    file = directory / SELF_SIGNED
     names = _names(addresses)
     known = _known(file)
     if known is not None and _fits(known, names):
@@ -81,3 +90,13 @@ def _fits(known: x509.Certificate, names: x509.SubjectAlternativeName) -> bool:
     has = known.extensions.get_extension_for_class(kind).value
     tomorrow = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(days=1)
     return set(names) <= set(has) and known.not_valid_after_utc > tomorrow
+
+
+def addresses(file: Path) -> tuple[str, ...]:
+    """Return the names and addresses that a file's certificate is for."""
+    known = _known(file)
+    if known is None:
+        return ()
+    kind = x509.SubjectAlternativeName
+    names = known.extensions.get_extension_for_class(kind).value
+    return tuple(str(name.value) for name in names if name.value != "localhost")

@@ -133,6 +133,15 @@ class _Door:
         """End for good."""
         self.shut()
 
+    def show(self, cert_file: Path, fingerprint: str) -> None:
+        """Show another certificate to later callers, where one is shown at all."""
+
+
+def _context(cert_file: Path) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(cert_file)
+    return context
+
 
 class Server(_Door):
     """A door on TCP, open until :meth:`close`.
@@ -152,8 +161,7 @@ class Server(_Door):
         scheme = "http"
         if certificate_dir is not None:
             self.cert_file, self.fingerprint = certificate.make(certificate_dir, host)
-            self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            self._context.load_cert_chain(self.cert_file)
+            self._context = _context(self.cert_file)
             scheme = "https"
         self.address = (host, port)
         self.reopen()
@@ -166,6 +174,13 @@ class Server(_Door):
         listening = socket.create_server(self.address, family=family, backlog=128)
         self.address = (self.address[0], listening.getsockname()[1])
         return listening
+
+    def show(self, cert_file: Path, fingerprint: str) -> None:
+        """Show another certificate to later callers, where one is shown at all."""
+        if self._context is not None:
+            # A context would keep one of each kind of key and prefer some.
+            self._context = _context(cert_file)
+            self.cert_file, self.fingerprint = cert_file, fingerprint
 
     def _talk(self, sock: socket.socket, name: str) -> None:
         # An answer can be several small writes: do not wait for more.
