@@ -18,6 +18,8 @@ from tests.sim.clients import HttpSender, JsonClient
 
 COMMAND = Path(sys.executable).parent / "xenapi-driver"
 SECONDS_TO_START = 30
+# Guests have their drivers as soon as they run.
+AT_ONCE = ("--agent-delay", "0")
 
 
 class HostProcess:
@@ -94,7 +96,7 @@ def started(state: Path, *options: str) -> Iterator[HostProcess]:
     errors = state.parent / f"{state.name}.stderr"
     with errors.open("w") as stderr:
         process = subprocess.Popen(
-            [COMMAND, "sim", "--port", "0", "--state", state, *options],
+            [COMMAND, "sim", "--port", "0", "--state", state, *AT_ONCE, *options],
             stdout=subprocess.PIPE,
             stderr=stderr,
             text=True,

@@ -331,3 +331,19 @@ def test_a_pending_task_of_ones_own_goes_when_it_is_done(client):
     assert float(record["progress"]) == 0.5
     client.call("task.set_status", ref, "success")
     assert refusal(client, "task.get_record", ref)[0] == "HANDLE_INVALID"
+
+
+def test_messages_come_and_go_by_events(client):
+    """A host keeps them in files, tells of them all the same, and counts none."""
+    pool = client.call("pool.get_all")[0]
+    uuid = client.call("pool.get_uuid", pool)
+    token = client.call("event.from", ["message"], "", 0.0)["token"]
+    ref = client.call("message.create", "NEWS", 3, "Pool", uuid, "all is well")
+    batch = client.call("event.from", ["message"], token, 5.0)
+    (event,) = batch["events"]
+    assert (event["class"], event["operation"], event["ref"]) == ("message", "add", ref)
+    assert event["snapshot"] == client.call("message.get_record", ref)
+    assert batch["valid_ref_counts"]["message"] == 0
+    client.call("message.destroy", ref)
+    (event,) = client.call("event.from", ["message"], batch["token"], 5.0)["events"]
+    assert (event["operation"], event["ref"]) == ("del", ref)

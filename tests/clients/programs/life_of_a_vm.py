@@ -102,7 +102,7 @@ def main(url):
     answers["record"] = xenapi.VM.get_record(vm)
     answers["no such method"] = refusal(xenapi.VM.levitate, vm)
     # Longer than one packet, and not ASCII.
-    text = "\u0416\u20ac" * 4000
+    text = b"\xd0\x96\xe2\x82\xac".decode("utf-8") * 4000
     xenapi.VM.set_name_description(vm, text)
     answers["text kept"] = xenapi.VM.get_name_description(vm) == text
     answers["sessions"] = [session._session]
