@@ -236,6 +236,52 @@ def test_a_qcow2_goes_out_as_qemu_reads_it(carrier, full, tmp_path):
     assert raw.read_bytes() == CONTENT
 
 
+def qemu_makes(raw, path, *options):
+    """Let qemu make a QCOW2 image of raw content."""
+    command = ["qemu-img", "convert", "-f", "raw", "-O", "qcow2", *options]
+    try:
+        subprocess.run([*command, str(raw), str(path)], check=True)
+    except FileNotFoundError:
+        pytest.skip("qemu-img is not installed")
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "options", [(), ("-c",), ("-o", "compat=0.10"), ("-o", "cluster_size=2M")]
+)
+def test_a_qcow2_of_qemu_comes_in(local, carrier, disk, tmp_path, options):
+    (tmp_path / "raw").write_bytes(CONTENT)
+    body = qemu_makes(tmp_path / "raw", tmp_path / "in.qcow2", *options)
+    record = carrier.put(IMPORT, body, local, vdi=disk, format="qcow2")
+    assert record["status"] == "success"
+    assert carrier.get(EXPORT, vdi=disk) == CONTENT
+
+
+def test_a_qcow2_goes_out_and_in(local, carrier, full, sr):
+    body = carrier.get(EXPORT, vdi=full, format="qcow2")
+    new = another(local, sr)
+    carrier.put(IMPORT, body, local, vdi=new, format="qcow2")
+    assert carrier.get(EXPORT, vdi=new) == CONTENT
+
+
+@pytest.mark.parametrize("damage", ["cut", "garbage", "backed", "larger", "packed"])
+def test_a_bad_qcow2_fails_the_task(local, carrier, sr, disk, tmp_path, damage):
+    (tmp_path / "raw").write_bytes(CONTENT)
+    option = ("-c",) if damage == "packed" else ()
+    body = bytearray(qemu_makes(tmp_path / "raw", tmp_path / "in.qcow2", *option))
+    if damage == "cut":
+        del body[100:]
+    elif damage == "garbage":
+        body[:4] = b"junk"
+    elif damage == "backed":
+        body[8:16] = struct.pack(">Q", 512)
+    elif damage == "packed":
+        body[5 * 65536 :] = b"\xff" * (len(body) - 5 * 65536)
+    target = another(local, sr, 2 * MIB) if damage == "larger" else disk
+    record = carrier.put(IMPORT, bytes(body), local, vdi=target, format="qcow2")
+    assert (record["status"], record["error_info"]) == ("failure", IO_ERROR)
+
+
 def test_a_tar_goes_out_and_in(local, carrier, full, sr):
     body = carrier.get(EXPORT, vdi=full, format="tar")
     with tarfile.open(fileobj=io.BytesIO(body)) as archive:

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import contextlib
 import struct
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from xenapi_driver.sim import disks, qcow2_stream, tasks, vhd, vhd_stream
+from xenapi_driver.sim import disks, qcow2_reader, qcow2_stream, tasks, vhd, vhd_stream
 from xenapi_driver.sim.classes import vdi as vdi_class
 from xenapi_driver.sim.failure import Failure
 from xenapi_driver.sim.messages import Call
@@ -193,6 +194,29 @@ def receive_vhd(call: Call, place: Place, source: Source) -> None:
             gauge.add(len(data))
         while source.read(STEP):
             pass
+
+
+def receive_qcow2(call: Call, place: Place, source: Source) -> None:
+    """Expand a QCOW2 image into a disk; what it does not hold stays as it is.
+
+    Its tables may lie anywhere, so that all of it is put down first.
+
+    :raises Failure: VDI_IO_ERROR, TASK_CANCELLED
+    """
+    gauge = Gauge(call, source.length or 0)
+    with tempfile.TemporaryFile(dir=call.world.dom0.root / "tmp") as file:
+        while data := source.read(STEP):
+            file.write(data)
+            gauge.add(len(data))
+        if source.length is not None and gauge.done < source.length:
+            raise io_error()
+        try:
+            with written(place) as write:
+                for offset, part in qcow2_reader.Image(file).parts():
+                    call.check_cancelled()
+                    write(offset, part)
+        except qcow2_reader.BadQcow2 as error:
+            raise io_error() from error
 
 
 # out

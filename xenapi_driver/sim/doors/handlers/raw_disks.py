@@ -80,7 +80,7 @@ def import_raw_vdi(talk: Exchange) -> None:
     else:
         raise Refusal(500, 'Failure("Missing vdi query parameter")')
     kind = arguments.get("format", "raw")
-    if kind not in ("raw", "vhd", "tar"):
+    if kind not in _FORMATS:
         talk.begin(404)
         return
     if redirected(talk, sr):
@@ -120,6 +120,8 @@ def _receive(talk: Exchange, call: Call, target: tuple[str, str], kind: str) -> 
 def _write(talk: Exchange, call: Call, place: Place, kind: str) -> None:
     if kind == "vhd":
         disk_transfer.receive_vhd(call, place, talk.body)
+    elif kind == "qcow2":
+        disk_transfer.receive_qcow2(call, place, talk.body)
     elif kind == "tar":
         xva_disks.receive_tar(call, place, talk.body)
     elif talk.arguments.get("chunked", "false") != "false":
