@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from xenapi_driver.sim import memory
+from xenapi_driver.sim import guests, memory
 from xenapi_driver.sim.classes import vif as vif_class
 from xenapi_driver.sim.failure import Failure
 from xenapi_driver.sim.messages import HANDLERS, Call
@@ -198,7 +198,7 @@ class Import:
                 "mac_seed": db.new_uuid(),
             }
             if values["generation_id"]:
-                values["generation_id"] = _generation(call)
+                values["generation_id"] = guests.fresh_generation(db)
         values["other_config"] = {**values["other_config"], "import_task": call.task}
         metrics = {"VCPUs_utilisation": {"0": 0.0}}
         values.update(
@@ -277,8 +277,3 @@ def _create(call: Call, cls: str, values: Row) -> str:
     if handler is None:
         return call.db.create(cls, values)
     return str(handler.function(call, {**record, **values}))
-
-
-def _generation(call: Call) -> str:
-    digits = call.db.new_uuid().replace("-", "")
-    return f"{int(digits[:15], 16)}:{int(digits[16:31], 16)}"
