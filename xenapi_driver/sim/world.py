@@ -84,6 +84,10 @@ class World:
     :ivar sending: hosts that send a disk elsewhere, one entry for each
     :ivar stay_disabled: hosts that are not enabled when they start
     :ivar going: hosts that are about to go down
+    :ivar recorded: VM or host reference to the data sources that somebody chose to
+        record, or not to record
+    :ivar forgotten: VM or host reference and data source to the time, in seconds
+        since the epoch, before which nothing is known
     :ivar cancelled: references of tasks that somebody cancelled
     :ivar alarms: what happens by itself later
     :ivar leases: which VIF has which of the addresses for guests
@@ -108,6 +112,8 @@ class World:
     cancelled: set[str] = field(default_factory=set)
     queues: dict[str, Any] = field(default_factory=dict)
     events_told: int = 0
+    recorded: dict[str, dict[str, bool]] = field(default_factory=dict)
+    forgotten: dict[tuple[str, str], float] = field(default_factory=dict)
     dark: set[str] = field(default_factory=set)
     sending: list[str] = field(default_factory=list)
     stay_disabled: set[str] = field(default_factory=set)
