@@ -12,7 +12,8 @@ import urllib.request
 def test_command_serves_until_sigterm(tmp_path):
     command = [sys.executable, "-m", "xenapi_driver.sim", "--admin", "--compute-vm"]
     path = tmp_path / "xapi"
-    command += ["--state", str(tmp_path), "--socket", str(path)]
+    log = tmp_path / "log"
+    command += ["--state", str(tmp_path), "--socket", str(path), "--log", str(log)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         line = process.stdout.readline()
@@ -28,6 +29,7 @@ def test_command_serves_until_sigterm(tmp_path):
             local.connect(str(path))
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=10) == 0
+        assert "POST /_sim/rules" in log.read_text()
     finally:
         process.kill()
         process.wait()

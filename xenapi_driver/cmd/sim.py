@@ -12,6 +12,8 @@ from cliff.command import Command
 from xenapi_driver.cmd import plugin_tree
 from xenapi_driver.sim import command
 
+PROGRAM = "xenapi-driver sim"
+
 
 class _AsGiven(argparse.ArgumentParser):
     """Hands every argument on: the embedded host has a parser of its own."""
@@ -22,7 +24,7 @@ class _AsGiven(argparse.ArgumentParser):
         return argparse.Namespace(argv=list(args or ()))
 
     def print_help(self, file: Any = None) -> None:
-        command.main(["--help"])
+        command.main(["--help"], PROGRAM)
 
 
 class Sim(Command):
@@ -39,4 +41,4 @@ class Sim(Command):
         argv = parsed_args.argv
         if not any(word.split("=")[0] == "--plugins" for word in argv):
             argv = [*argv, "--plugins", str(plugin_tree.plugins())]
-        return command.main(argv) or 0
+        return command.main(argv, PROGRAM) or 0

@@ -26,13 +26,14 @@ from xenapi_driver.sim.doors import admin, in_process
 from xenapi_driver.sim.doors.rpc import Peer, Rpc
 from xenapi_driver.sim.doors.server import Server, UnixServer
 from xenapi_driver.sim.doors.site import Site
-from xenapi_driver.sim.failure import ConnectionCut
+from xenapi_driver.sim.failure import ConnectionCut, Failure
 from xenapi_driver.sim.faults import Faults
 from xenapi_driver.sim.furnish import furnish
 from xenapi_driver.sim.inventory_file import InventoryRefused, PoolPlan, with_counts
 from xenapi_driver.sim.machines import Machine, Machines
 from xenapi_driver.sim.messages import COMPUTED, Place
 from xenapi_driver.sim.registry import Registry
+from xenapi_driver.sim.request_log import RequestLog, outcome_of
 from xenapi_driver.sim.start_of_day import GIB, Hardware, populate
 from xenapi_driver.sim.world import Behaviour, World
 
@@ -58,6 +59,7 @@ class Setup:
     :ivar plans: what an inventory file names; pools and hosts beyond it are fresh
     :ivar xenstore: socket of a real xenstored for the first host; None: one of our own
     :ivar compute_vm: whether a VM for nova-compute runs there from the start
+    :ivar log: where requests and tasks are written down
     :ivar behaviour: choices where real hosts differ
     """
 
@@ -73,6 +75,7 @@ class Setup:
     xenstore: Path | None = None
     compute_vm: bool = True
     behaviour: Behaviour = field(default_factory=Behaviour)
+    log: RequestLog = field(default_factory=RequestLog)
 
 
 class Simulator:
@@ -143,6 +146,7 @@ class Simulator:
             first_number=first,
             addresses=setup.addresses[first : first + count],
             machines=self.machines,
+            log=setup.log.note,
         )
         hardware = setup.hardware or Hardware(sr_size=setup.sr_size_bytes)
         run = world.dom0.root / "run"
@@ -210,6 +214,24 @@ class Simulator:
     def _execute(
         self, machine: Machine, peer: Peer, method: str, params: list[Any]
     ) -> Any:
+        """Carry out a call and write down how it ended."""
+        log = self._setup.log
+        if not log:
+            return self._carry_out(machine, peer, method, params)
+        begin, outcome = time.monotonic(), "cut"
+        try:
+            value = self._carry_out(machine, peer, method, params)
+            outcome = "ok"
+        except Failure as failure:
+            outcome = outcome_of(method, failure)
+            raise
+        finally:
+            log.request(peer.name, method, time.monotonic() - begin, outcome)
+        return value
+
+    def _carry_out(
+        self, machine: Machine, peer: Peer, method: str, params: list[Any]
+    ) -> Any:
         if not machine.running:
             raise ConnectionCut("The host is off.")
         world = machine.world
@@ -256,7 +278,12 @@ class Simulator:
         return self._opened(UnixServer(self._site(behind, admin), path), behind)
 
     def _site(self, machine: Machine, admin: bool) -> Site:
-        return Site(machine, self._rpc(machine), self.admin if admin else None)
+        return Site(
+            machine,
+            self._rpc(machine),
+            self.admin if admin else None,
+            self._setup.log,
+        )
 
     def _opened(self, server: AnyDoor, machine: Machine) -> AnyDoor:
         machine.doors.append(server)

@@ -10,6 +10,7 @@ from typing import Any
 from xenapi_driver.sim.doors.wire import value_xml
 from xenapi_driver.sim.failure import ConnectionCut, Failure
 from xenapi_driver.sim.messages import Call
+from xenapi_driver.sim.registry import Registry
 from xenapi_driver.sim.world import World, now, stamp
 
 # Finished tasks are kept this many seconds, and no more than so many of them.
@@ -55,6 +56,7 @@ def start(call: Call, name: str, work: Callable[[Call], Any]) -> str:
             "backtrace": "()",
         },
     )
+    call.world.log(f"task {short(call.db, ref)} {name} begins")
     inner = dataclasses.replace(call, task=ref)
     threading.Thread(
         target=_carry_out, args=(inner, work), name=f"sim-{name}", daemon=True
@@ -121,7 +123,10 @@ def finish(
         world.cancelled.discard(ref)
         if not db.exists("task", ref):
             return
-        marked = "destroy" in db.row("task", ref)["current_operations"].values()
+        row = db.row("task", ref)
+        marked = "destroy" in row["current_operations"].values()
+        words = " ".join([status, *(error or [])])
+        world.log(f"task {short(db, ref)} {row['name_label']} {words}")
         db.update(
             "task",
             ref,
@@ -139,4 +144,14 @@ def finish(
 def set_progress(call: Call, fraction: float) -> None:
     """Report how much of a task is done, 0 to 1."""
     if call.task and call.db.exists("task", call.task):
+        row = call.db.row("task", call.task)
+        tenths = int(fraction * 10)
+        if tenths > int(row["progress"] * 10):
+            name = f"{short(call.db, call.task)} {row['name_label']}"
+            call.world.log(f"task {name} {tenths * 10} %")
         call.db.update("task", call.task, progress=fraction)
+
+
+def short(db: Registry, ref: str) -> str:
+    """Return the beginning of a task's uuid, enough to tell it from others."""
+    return str(db.row("task", ref)["uuid"])[:8]

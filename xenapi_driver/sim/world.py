@@ -88,6 +88,7 @@ class World:
         record, or not to record
     :ivar forgotten: VM or host reference and data source to the time, in seconds
         since the epoch, before which nothing is known
+    :ivar log: takes a line on what goes on
     :ivar cancelled: references of tasks that somebody cancelled
     :ivar alarms: what happens by itself later
     :ivar leases: which VIF has which of the addresses for guests
@@ -121,6 +122,7 @@ class World:
     alarms: Alarms = field(default_factory=Alarms)
     leases: Leases = field(default_factory=Leases)
     agent_calls: dict[str, float] = field(default_factory=dict)
+    log: Callable[[str], None] = field(default=lambda line: None)
     closing: threading.Event = field(default_factory=threading.Event)
     compute_vm: str = ""
     next_domid: int = 1

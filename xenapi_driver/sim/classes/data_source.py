@@ -4,20 +4,15 @@
 import time
 from typing import Any
 
-from xenapi_driver.sim import metrics
+from xenapi_driver.sim import metrics, states
 from xenapi_driver.sim.failure import Failure, internal_error
 from xenapi_driver.sim.messages import Call, message
 from xenapi_driver.sim.metrics import Owner, Source
 
-_ALIVE = ("Running", "Paused")
 
-
-def _guest(call: Call, vm: str, allowed: tuple[str, ...] = _ALIVE) -> Owner:
-    row = call.db.row("VM", vm)
-    if row["power_state"] not in allowed:
-        wanted = ";".join(allowed).lower()
-        state = row["power_state"].lower()
-        raise Failure("VM_BAD_POWER_STATE", vm, wanted, state)
+def _guest(call: Call, vm: str) -> Owner:
+    """Return a guest whose sources can be looked at and chosen now."""
+    states.require(call.db, vm, "data_source_op")
     return metrics.guest(call.world, vm)
 
 
@@ -50,13 +45,16 @@ def _records(call: Call, owner: Owner) -> list[dict[str, Any]]:
 @message("VM.get_data_sources")
 def get_vm_data_sources(call: Call, vm: str) -> list[dict[str, Any]]:
     """Return what is measured of a running guest."""
-    return _records(call, _guest(call, vm, ("Running",)))
+    return _records(call, _guest(call, vm))
 
 
 @message("VM.query_data_source")
 def query_vm_data_source(call: Call, vm: str, name: str) -> float:
-    """Return a value now."""
-    return _find(_guest(call, vm), name).value(time.time())
+    """Return a value now; a paused guest has some too."""
+    state = call.db.row("VM", vm)["power_state"]
+    if state not in ("Running", "Paused"):
+        raise Failure("VM_BAD_POWER_STATE", vm, "running;paused", state.lower())
+    return _find(metrics.guest(call.world, vm), name).value(time.time())
 
 
 @message("VM.record_data_source")

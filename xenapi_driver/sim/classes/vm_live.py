@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Class VM: what is measured of a running guest, and what can be sent to it."""
+"""Class VM: what can be sent to a running guest."""
 
 import time
 from typing import Any
 
 from xenapi_driver.sim import guest_store, guests, operations, states
-from xenapi_driver.sim.failure import Failure, internal_error
+from xenapi_driver.sim.failure import Failure
 from xenapi_driver.sim.messages import Call, message
 from xenapi_driver.sim.registry import Row
 
@@ -17,79 +17,7 @@ _AGENT_FUNCTIONS = {
 }
 # Seconds between two calls of a guest's agent.
 _INTERVAL = 10.0
-_MOST = 2.0**63
 _SECURE_BOOT_STATES = {True: "update_on_boot", False: "ok"}
-
-
-def _source(name: str, text: str, units: str, value: float) -> Row:
-    return {
-        "name_label": name,
-        "name_description": text,
-        "enabled": True,
-        "standard": True,
-        "units": units,
-        "min": 0.0,
-        # A finite one: JSON knows no infinity.
-        "max": _MOST if units != "(fraction)" else 1.0,
-        "value": value,
-    }
-
-
-def _sources(call: Call, row: Row) -> list[Row]:
-    """Return what is measured of a guest; nothing here keeps a CPU busy."""
-    db = call.db
-    metrics = db.row("VM_metrics", row["metrics"])
-    size = float(metrics["memory_actual"])
-    found = [
-        _source(f"cpu{number}", f"CPU{number} usage", "(fraction)", 0.0)
-        for number in range(metrics["VCPUs_number"])
-    ]
-    found.append(_source("memory", "Memory currently allocated to VM", "B", size))
-    wanted = float(row["memory_target"])
-    found.append(_source("memory_target", "Target of VM balloon driver", "B", wanted))
-    for ref in row["VBDs"]:
-        drive = db.row("VBD", ref)
-        if drive["currently_attached"]:
-            for way in ("write", "read"):
-                name = f"vbd_{drive['device']}_{way}"
-                found.append(_source(name, f"{way}s to the device", "B/s", 0.0))
-    for ref in row["VIFs"]:
-        interface = db.row("VIF", ref)
-        if interface["currently_attached"]:
-            for way in ("tx", "rx"):
-                name = f"vif_{interface['device']}_{way}"
-                found.append(_source(name, "bytes per second", "B/s", 0.0))
-    return found
-
-
-@message("VM.get_data_sources")
-def get_data_sources(call: Call, ref: str) -> list[Row]:
-    """Return what is measured of the guest."""
-    return _sources(call, states.require(call.db, ref, "data_source_op"))
-
-
-@message("VM.query_data_source")
-def query_data_source(call: Call, ref: str, name: str) -> float:
-    """Return the latest value of one measurement."""
-    row = call.db.row("VM", ref)
-    if row["power_state"] not in ("Running", "Paused"):
-        state = row["power_state"].lower()
-        raise Failure("VM_BAD_POWER_STATE", ref, "running;paused", state)
-    return float(_find(call, row, name)["value"])
-
-
-def _find(call: Call, row: Row, name: str) -> Row:
-    for source in _sources(call, row):
-        if source["name_label"] == name:
-            return source
-    text = f'[S(Rrdd_internal_error);S(Rrd.Invalid_data_source("{name}"))]'
-    raise internal_error(f"IDL Error: {text}")
-
-
-@message("VM.record_data_source", "VM.forget_data_source_archives")
-def record_data_source(call: Call, ref: str, name: str) -> None:
-    """Keep a measurement's history or drop it: what there is, is always kept."""
-    _find(call, states.require(call.db, ref, "data_source_op"), name)
 
 
 @message("VM.send_sysrq", "VM.send_trigger")

@@ -81,6 +81,7 @@ class Exchange:
 
     :ivar status: of the answer, 0 before it began
     :ivar must_close: the connection cannot serve another request
+    :ivar in_log: the request was written down already
     :ivar was_refused: the answer is, or ended with, a page that says so
     """
 
@@ -97,6 +98,7 @@ class Exchange:
         self.status = 0
         self.must_close = not request.keeps_alive
         self.was_refused = False
+        self.in_log = False
         self._stream = stream
         self._realm = realm
         self._task = ""

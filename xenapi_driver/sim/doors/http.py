@@ -5,6 +5,8 @@ The answer comes from the function that is registered for the longest beginning 
 path ("XAPI today", section 1.1); see :mod:`xenapi_driver.sim.doors.handlers`.
 """
 
+import time
+
 from xenapi_driver.sim.doors import exchange
 from xenapi_driver.sim.doors.connection import Connection, Limits
 from xenapi_driver.sim.doors.exchange import Exchange
@@ -28,10 +30,17 @@ def serve(connection: Connection, site: Site, limits: Limits) -> None:
                 return
             talk, function = _begin(connection, site, parse(head))
         except Refusal as refusal:
-            Exchange(Request("", ""), connection, site).refuse(refusal)
+            talk = Exchange(Request("?", "?"), connection, site)
+            talk.refuse(refusal)
+            _write_down(talk, 0.0)
             connection.linger()
             return
-        talk.run(function)
+        begin = time.monotonic()
+        try:
+            talk.run(function)
+        finally:
+            if not talk.in_log:
+                _write_down(talk, time.monotonic() - begin)
         if talk.must_close:
             if talk.was_refused:
                 connection.linger()
@@ -47,6 +56,13 @@ def _begin(
         return Exchange(request, connection, site), _nothing_here
     function, realm = found
     return Exchange(request, connection, site, realm), function
+
+
+def _write_down(talk: Exchange, seconds: float) -> None:
+    """Tell of a request; its query may hold a session, and is left out."""
+    what = f"{talk.request.method} {talk.request.path}"
+    outcome = str(talk.status) if talk.status else "cut"
+    talk.site.log.request(talk.peer.name, what, seconds, outcome)
 
 
 def _nothing_here(talk: Exchange) -> None:

@@ -2,10 +2,11 @@
 """What stands behind a door: a machine, and who answers for it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from xenapi_driver.sim.doors.rpc import Peer, Rpc
+from xenapi_driver.sim.request_log import RequestLog
 from xenapi_driver.sim.world import World
 
 
@@ -53,9 +54,11 @@ class Computer(Protocol):
 class Site:
     """A machine and its answers.
 
+    :ivar log: where requests are written down that are no calls
     :ivar admin: answers the test door from target and body, if it is open
     """
 
     machine: Computer
     rpc: Rpc
     admin: Callable[[str, bytes | None], Any] | None = None
+    log: RequestLog = field(default_factory=RequestLog)

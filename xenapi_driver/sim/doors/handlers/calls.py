@@ -36,6 +36,8 @@ def _answer(talk: Exchange, kind: str, call: Callable[[bytes, Peer], bytes]) -> 
         answer = call(body, talk.peer)
     except Malformed as error:
         raise Refusal(500, str(error)) from error
+    # It was written down as a call, by its method's name.
+    talk.in_log = True
     talk.answer(kind, answer)
 
 
