@@ -10,7 +10,8 @@ import time
 
 import pytest
 
-from xenapi_driver.sim.doors import connection, server
+from tests.sim.test_model import PUBLISHED, needs_published
+from xenapi_driver.sim.doors import connection, exchange, server
 
 LOGIN = (
     b"<methodCall><methodName>session.login_with_password</methodName><params>"
@@ -208,6 +209,44 @@ def test_paths_without_a_use(raw, method, path, status):
     found, headers, body = raw.answer()
     assert (found, headers["content-type"]) == (status, "text/html")
     assert f"HTTP {status}".encode() in body
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "name"),
+    [
+        ("GET", "/system-status", "get_system_status"),
+        ("PUT", "/blob", "put_blob"),
+        ("POST", "/services/SM/data", "post_services_sm"),
+        ("CONNECT", "/console", "connect_console"),
+        ("GET", "/console", "connect_console_ws"),
+        ("GET", "/vm_rrd", "vm_rrd"),
+        ("GET", "/vm_rrds", "get_vm_rrds"),
+    ],
+)
+def test_handlers_ask_who_it_is(raw, method, path, name):
+    raw.send(f"{method} {path} HTTP/1.1", "Content-Length: 0")
+    status, headers, _ = raw.answer()
+    assert (status, headers["www-authenticate"]) == (401, f'Basic realm="{name}"')
+
+
+@needs_published
+def test_every_published_action_has_a_handler():
+    for action in json.loads(PUBLISHED.read_text(encoding="utf-8"))["http"]:
+        method, path = action["method"], action["path"]
+        # No web page stands here, and transfers of disks have tests of their own.
+        if (method, path) == ("GET", "/") or path.startswith(("/import", "/export")):
+            continue
+        found = exchange.find(method, path)
+        assert found is not None, action
+        if method != "OPTIONS" and path not in ("/", "/RPC2", "/json", "/jsonrpc"):
+            assert found[1] == action["action"]
+
+
+def test_handlers_that_are_not_there_say_so_to_users(raw, local):
+    raw.send(f"GET /audit_log?session_id={local.session} HTTP/1.1")
+    status, _, page = raw.answer()
+    assert status == 500
+    assert b"NOT_IMPLEMENTED" in page
 
 
 @pytest.mark.parametrize("path", ["/", "/RPC2", "/xmlrpc", "/anything", "/?a=b"])

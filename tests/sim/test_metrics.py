@@ -370,7 +370,7 @@ def test_a_host_s_archives_as_json(get):
 def test_archives_of_nobody(local, get):
     halted = local.call("VM.create", vm_record())
     assert get("/vm_rrd")[0] == 400
-    assert get("/vm_rrd", uuid=NOWHERE)[0] == 404
+    assert get("/vm_rrd", uuid=NOWHERE)[0] == 500
     assert get("/vm_rrd", uuid=local.call("VM.get_uuid", halted))[0] == 404
 
 

@@ -306,14 +306,18 @@ class Exchange:
 
 
 Handler = Callable[[Exchange], None]
-_HANDLERS: dict[tuple[str, str], Handler] = {}
+_HANDLERS: dict[tuple[str, str], tuple[Handler, str]] = {}
 
 
-def handler(method: str, path: str) -> Callable[[Handler], Handler]:
-    """Register a function for a method and all paths that begin with ``path``."""
+def handler(method: str, path: str, name: str = "") -> Callable[[Handler], Handler]:
+    """Register a function for a method and all paths that begin with ``path``.
+
+    :param name: of the action, where it is not method and path; strangers are told
+    """
 
     def register(function: Handler) -> Handler:
-        _HANDLERS[method, path] = function
+        name_here = name or (method + path).lower().replace("/", "_")
+        _HANDLERS[method, path] = (function, name_here)
         return function
 
     return register
@@ -324,8 +328,7 @@ def find(method: str, path: str) -> tuple[Handler, str] | None:
     fitting = [key for key in _HANDLERS if key[0] == method and path.startswith(key[1])]
     if not fitting:
         return None
-    key = max(fitting, key=lambda known: len(known[1]))
-    return _HANDLERS[key], (method + key[1]).lower().replace("/", "_")
+    return _HANDLERS[max(fitting, key=lambda key: len(key[1]))]
 
 
 def paths() -> list[str]:

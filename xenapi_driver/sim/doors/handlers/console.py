@@ -48,7 +48,7 @@ def connect(talk: Exchange) -> None:
         _show(talk.take_over(), talk.world, console, vm)
 
 
-@handler("GET", "/console")
+@handler("GET", "/console", "connect_console_ws")
 def browse(talk: Exchange) -> None:
     """The same for a browser, in a WebSocket."""
     console, vm = _wanted(talk)

@@ -16,7 +16,7 @@ from xenapi_driver.sim.world import World
 _ALIVE = ("Running", "Paused")
 
 
-@handler("GET", "/rrd_updates")
+@handler("GET", "/rrd_updates", "rrd_updates")
 def rrd_updates(talk: Exchange) -> None:
     """Answer what was measured since ``start``, newest first."""
     talk.session()
@@ -35,7 +35,7 @@ def rrd_updates(talk: Exchange) -> None:
         talk.answer("text/xml", rrd_text.updates_xml(world, table))
 
 
-@handler("GET", "/host_rrd")
+@handler("GET", "/host_rrd", "host_rrd")
 def host_rrd(talk: Exchange) -> None:
     """Answer all archives of the host."""
     talk.session()
@@ -44,7 +44,7 @@ def host_rrd(talk: Exchange) -> None:
     _dump(talk, owner)
 
 
-@handler("GET", "/vm_rrd")
+@handler("GET", "/vm_rrd", "vm_rrd")
 def vm_rrd(talk: Exchange) -> None:
     """Answer all archives of a guest, or name the host that has them."""
     talk.session()
@@ -53,8 +53,11 @@ def vm_rrd(talk: Exchange) -> None:
         raise Refusal(400)
     with db.changed:
         found = db.find("VM", uuid=talk.arguments["uuid"])
+        if not found:
+            uuid = talk.arguments["uuid"]
+            raise Refusal(500, f'Db_exn.Read_missing_uuid("VM", "", "{uuid}")')
         # What a halted guest once did is not kept here.
-        if not found or db.row("VM", found[0])["power_state"] not in _ALIVE:
+        if db.row("VM", found[0])["power_state"] not in _ALIVE:
             raise Refusal(404)
         host = db.row("VM", found[0])["resident_on"]
         address = db.row("host", host)["address"]
