@@ -263,6 +263,53 @@ def test_json_is_taken_at_its_paths(raw, path):
     assert "VM.start" in json.loads(text)["result"]
 
 
+LIST = {"method": "system.listMethods", "id": 1}
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ("", ""),
+        ("{", ""),
+        ("42", "Invalid request body"),
+        ("[{}]", "Invalid request body"),
+        ({**LIST, "method": 5, "params": []}, "method"),
+        ({"method": "x", "params": []}, "id"),
+        ({**LIST, "id": None, "params": []}, "id"),
+        ({**LIST, "id": 1.5, "params": []}, "id"),
+        ({**LIST, "id": True, "params": []}, "id"),
+        ({**LIST, "jsonrpc": "1.1", "params": []}, "jsonrpc"),
+        ({**LIST, "jsonrpc": "2.0", "params": "x"}, "params"),
+        ({**LIST, "params": {}}, "params"),
+        (LIST, "params"),
+        ("[" * 100_000, ""),
+    ],
+)
+def test_what_is_no_json_rpc_is_a_server_error(raw, body, field):
+    text = (body if isinstance(body, str) else json.dumps(body)).encode()
+    raw.send("POST /jsonrpc HTTP/1.1", f"Content-Length: {len(text)}", body=text)
+    status, _, page = raw.answer()
+    assert (status, field.encode() in page) == (500, True)
+
+
+@pytest.mark.parametrize("params", [{"params": []}, {"params": None}, {}])
+def test_version_2_may_leave_out_the_parameters(raw, params):
+    text = json.dumps({**LIST, "jsonrpc": "2.0", **params}).encode()
+    raw.send("POST /jsonrpc HTTP/1.1", f"Content-Length: {len(text)}", body=text)
+    status, _, body = raw.answer()
+    assert status == 200
+    assert "pool.get_all" in json.loads(body)["result"]
+
+
+def test_a_bottomless_xml_request_is_a_server_error(raw):
+    depth = 10_000
+    value = b"<value><array><data>" * depth + b"</data></array></value>" * depth
+    text = b"<methodCall><methodName>x</methodName><params><param>" + value
+    text += b"</param></params></methodCall>"
+    raw.send("POST / HTTP/1.1", f"Content-Length: {len(text)}", body=text)
+    assert raw.answer()[0] == 500
+
+
 @pytest.mark.parametrize("header", ["X: y", "Transfer-Encoding: chunked"])
 def test_a_call_needs_its_length(raw, header):
     raw.send("POST / HTTP/1.1", header, body=b"5\r\nabcde\r\n0\r\n\r\n")

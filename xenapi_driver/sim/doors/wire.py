@@ -40,13 +40,16 @@ def decode_xml(body: bytes) -> tuple[str, list[Any]]:
     """
     try:
         params, method = xmlrpc.client.loads(body)
+        arguments = [_plain(value) for value in params]
+    except RecursionError as exc:
+        raise Malformed("Stack overflow") from exc
     except (ExpatError, xmlrpc.client.Error, ValueError, TypeError, KeyError) as exc:
         raise Malformed(f"Xmlm.Error: {exc}") from exc
     except IndexError as exc:
         raise Malformed("Xmlm.Error: value without an end") from exc
     if method is None:
         raise Malformed("Xmlm.Error: expected a method name")
-    return method, [_plain(value) for value in params]
+    return method, arguments
 
 
 def _plain(value: Any) -> Any:
@@ -148,18 +151,34 @@ def decode_json(body: bytes) -> tuple[str, list[Any], Any, bool]:
     """
     try:
         request = json.loads(body)
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise Malformed(f"Yojson__Common.Json_error({exc})") from exc
-    if not isinstance(request, dict) or not isinstance(request.get("method"), str):
-        raise Malformed('Jsonrpc.Malformed_method_request("Invalid request body")')
-    number = request.get("id")
+    if not isinstance(request, dict):
+        raise _no_call("Invalid request body")
+    method, number = request.get("method"), request.get("id")
+    if not isinstance(method, str):
+        raise _invalid("method")
+    version = request.get("jsonrpc")
+    if version not in (None, "2.0"):
+        raise _invalid("jsonrpc")
     if not isinstance(number, (int, str)) or isinstance(number, bool):
-        text = "Invalid field 'id' in request body"
-        raise Malformed(f'Jsonrpc.Malformed_method_request("{text}")')
-    params = request.get("params", [])
-    if not isinstance(params, list):
+        raise _invalid("id")
+    params = request.get("params")
+    if version == "2.0" and params is None:
+        params = []
+    if version == "2.0" and isinstance(params, dict):
         params = [params]
-    return request["method"], params, number, request.get("jsonrpc") == "2.0"
+    if not isinstance(params, list):
+        raise _invalid("params")
+    return method, params, number, version == "2.0"
+
+
+def _no_call(text: str) -> Malformed:
+    return Malformed(f'Jsonrpc.Malformed_method_request("{text}")')
+
+
+def _invalid(name: str) -> Malformed:
+    return _no_call(f"Invalid field '{name}' in request body")
 
 
 def encode_json(result: Any, error: list[str] | None, number: Any, v2: bool) -> bytes:
