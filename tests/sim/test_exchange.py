@@ -2,10 +2,12 @@
 """What every HTTP handler of the simulator shares: who asks, the task, the answer."""
 
 import base64
+import contextlib
 import http.client
 
 import pytest
 
+from tests.sim.clients import HttpSender, Refused, XmlClient
 from xenapi_driver.sim.doors import exchange
 from xenapi_driver.sim.failure import Failure
 
@@ -181,3 +183,53 @@ def test_a_rule_hits_a_request_to_a_handler(sim, web):
         asked()
     web.close()
     assert asked()[0] == 200
+
+
+# Rules hit transfers too
+
+
+def test_a_rule_refuses_a_transfer(web, sim, local):
+    sim.faults.add("PUT /test/work", ["SR_BACKEND_FAILURE_44", "", "full", ""])
+    path = f"/test/work?session_id={local.session}"
+    answer, page = ask(web, "PUT", path, b"abc")
+    assert answer.status == 500
+    assert "SR_BACKEND_FAILURE_44: [ ; full;  ]" in page
+    assert ask(web, "PUT", path, b"abc")[0].status == 200
+
+
+def test_a_rule_for_all_calls_is_for_calls(sim):
+    client = XmlClient(HttpSender(sim.serve(), "/"))
+    sim.faults.add("*", ["TOO_BUSY"], skip=2)
+    client.call("VM.get_all")
+    client.call("VM.get_all")
+    with pytest.raises(Refused):
+        client.call("VM.get_all")
+
+
+def test_a_rule_cuts_an_upload_in_the_middle(web, sim, local):
+    task = local.call("task.create", "mine", "")
+    sim.faults.add("PUT /test/work", action="cut", bytes=1000)
+    path = f"/test/work?session_id={local.session}&task_id={task}"
+    # The head of the answer is out before the body is read, as on a host.
+    with contextlib.suppress(ConnectionError):
+        assert ask(web, "PUT", path, bytes(2000))[1] == ""
+    assert local.call("task.get_status", task) == "failure"
+
+
+def test_a_rule_cuts_a_download_in_the_middle(sim, local):
+    def send(talk):
+        talk.session()
+        talk.begin(200, {"content-length": "5000"})
+        for _ in range(5):
+            talk.write(bytes(1000))
+
+    exchange.handler("GET", "/test/file")(send)
+    server = sim.serve()
+    for limit in (0, 1500, 3000):
+        sim.faults.add("GET /test/file", action="cut", bytes=limit)
+        web = http.client.HTTPConnection(*server.address, timeout=10)
+        web.request("GET", f"/test/file?session_id={local.session}")
+        with pytest.raises(http.client.IncompleteRead) as caught:
+            web.getresponse().read()
+        assert len(caught.value.partial) == limit
+        web.close()

@@ -55,6 +55,7 @@ def option_parser(program: str = PROGRAM) -> argparse.ArgumentParser:
     )
     _add_doors(parser.add_argument_group("where it listens"))
     _add_hosts(parser.add_argument_group("what is there"))
+    _add_guests(parser.add_argument_group("its guests"))
     _add_watching(parser.add_argument_group("watching and testing"))
     return parser
 
@@ -122,6 +123,9 @@ def _add_hosts(group: "argparse._ArgumentGroup") -> None:
     group.add_argument(
         "--dom0-python", metavar="PROGRAM", help="interpreter that runs the plugins"
     )
+
+
+def _add_guests(group: "argparse._ArgumentGroup") -> None:
     group.add_argument(
         "--compute-vm",
         action="store_true",

@@ -10,11 +10,13 @@ them fail, or does one of ``ACTIONS``::
     faults.add("VBD.unplug", ["DEVICE_DETACH_REJECTED", "VBD", "{0}", "busy"])
     faults.add("VDI.create", ["SR_BACKEND_FAILURE_44", "", "No space", ""])
     faults.add("VM.clone", delay=2.0, after=True, action="die")
-    faults.add("PUT /import_raw_vdi", action="cut")         # a request to a handler
+    faults.add("PUT /import_raw_vdi", action="cut", bytes=2**20)
 
-``{0}``, ``{1}``, ... in an error stand for the call's arguments, the session not
-counted. A rule for ``VM.start`` hits the work, be it called directly or by a task,
-which then fails; one for ``Async.VM.start`` hits the call that begins the task.
+The last one hits a request to an HTTP handler, when a megabyte is through in either
+direction; ``*`` stands for API calls alone. ``{0}``, ``{1}``, ... in an error stand for
+the call's arguments, the session not counted. A rule for ``VM.start`` hits the work, be
+it called directly or by a task, which then fails; one for ``Async.VM.start`` hits the
+call that begins the task.
 
 cut
     end the connection instead of answering
@@ -78,6 +80,7 @@ class Rule:
     :ivar skip: how many calls pass before
     :ivar delay: seconds to wait before the call
     :ivar after: carry the call out first
+    :ivar bytes: of a transfer that pass before; -1: the rule hits at its beginning
     :ivar action: one of ``ACTIONS``
     """
 
@@ -88,6 +91,7 @@ class Rule:
     delay: float = 0.0
     after: bool = False
     action: str = ""
+    bytes: int = -1
 
     def __post_init__(self) -> None:
         if self.action not in ACTIONS:
@@ -110,6 +114,7 @@ def fields_from(texts: dict[str, Any]) -> dict[str, Any]:
         "times": int,
         "skip": int,
         "delay": float,
+        "bytes": int,
         "after": lambda value: value in (True, "true", "1"),
     }
     return {name: numbers.get(name, _same)(value) for name, value in texts.items()}
@@ -157,12 +162,12 @@ class Faults:
                 if rule.times
             ]
 
-    def _take(self, method: str) -> Rule | None:
+    def _take(self, names: tuple[str, ...]) -> Rule | None:
         """Return the rule that hits this call; all others that want it count it."""
         hit = None
         with self._lock:
             for rule in self._rules:
-                if rule.method not in (method, "*") or rule.times == 0:
+                if rule.method not in names or rule.times == 0:
                     continue
                 if rule.skip > 0:
                     rule.skip -= 1
@@ -181,9 +186,23 @@ class Faults:
         """
         if not self._rules:
             return None
-        rule = self._take(method)
+        rule = self._take((method, "*"))
+        return None if rule is None else self._begin(rule, call, arguments)
+
+    def during(self, method: str, call: Hit) -> tuple[Late | None, int]:
+        """Do what a rule says before a request to a handler, as :meth:`before` does.
+
+        :returns: what is left to do, and after how many bytes; -1: at the end
+        """
+        rule = self._take((method,)) if self._rules else None
         if rule is None:
-            return None
+            return None, -1
+        if rule.bytes < 0:
+            return self._begin(rule, call, ()), -1
+        time.sleep(rule.delay)
+        return lambda: self._act(rule, call, ()), rule.bytes
+
+    def _begin(self, rule: Rule, call: Hit, arguments: Sequence[Any]) -> Late | None:
         if rule.delay:
             time.sleep(rule.delay)
         if rule.action == "lose":

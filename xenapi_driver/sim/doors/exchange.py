@@ -22,6 +22,7 @@ from xenapi_driver.sim.doors.request import Request
 from xenapi_driver.sim.doors.site import Site, Stream
 from xenapi_driver.sim.doors.wire import value_xml
 from xenapi_driver.sim.failure import Failure
+from xenapi_driver.sim.faults import Late
 from xenapi_driver.sim.messages import Call
 from xenapi_driver.sim.schema import NULL
 from xenapi_driver.sim.world import World, now
@@ -35,8 +36,11 @@ _CORS = {
 class Body:
     """A request's body, read forwards."""
 
-    def __init__(self, stream: Stream, length: int | None) -> None:
+    def __init__(
+        self, stream: Stream, length: int | None, passed: Callable[[int], None]
+    ) -> None:
         self._stream = stream
+        self._passed = passed
         self.length = length
         self.done = 0
 
@@ -51,6 +55,7 @@ class Body:
             return b""
         data = self._stream.read(size)
         self.done += len(data)
+        self._passed(len(data))
         return data
 
     def exactly(self, size: int) -> bytes:
@@ -92,7 +97,7 @@ class Exchange:
         self.site = site
         self.machine = site.machine
         self.peer = stream.peer
-        self.body = Body(stream, request.length)
+        self.body = Body(stream, request.length, self._count)
         # Arguments may come as cookies too ("XAPI today", section 7).
         self.arguments = {**request.cookies, **request.query}
         self.status = 0
@@ -102,6 +107,8 @@ class Exchange:
         self._stream = stream
         self._realm = realm
         self._task = ""
+        self._late: Late | None = None
+        self._left = -1
         self._session = ""
         self._at_end = contextlib.ExitStack()
 
@@ -120,6 +127,20 @@ class Exchange:
         if not self._session:
             self._session = self._known_session() or self._own_session()
         return self._session
+
+    def _count(self, size: int) -> None:
+        """Let a rule hit when enough bytes are through, in either direction."""
+        if self._left < 0:
+            return
+        self._left -= min(size, self._left)
+        if self._left == 0:
+            self._left = -1
+            self._hit_late()
+
+    def _hit_late(self) -> None:
+        late, self._late = self._late, None
+        if late is not None:
+            late()
 
     def _known_session(self) -> str:
         given = self.arguments.get("session_id", "")
@@ -218,7 +239,11 @@ class Exchange:
 
     def write(self, data: bytes) -> None:
         """Send more of an answer that was begun."""
-        self._stream.write(data)
+        if 0 <= self._left <= len(data):
+            self._stream.write(data[: self._left])
+        else:
+            self._stream.write(data)
+        self._count(len(data))
 
     def answer(
         self,
@@ -289,10 +314,9 @@ class Exchange:
         call = Call(self.world, name, self.arguments.get("session_id", ""))
         with self._at_end:
             try:
-                late = self.world.faults.before(name, call)
+                self._late, self._left = self.world.faults.during(name, call)
                 function(self)
-                if late:
-                    late()
+                self._hit_late()
             except Refusal as refusal:
                 self.refuse(refusal)
             except Failure as failure:
