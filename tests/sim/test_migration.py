@@ -64,6 +64,24 @@ def test_a_vm_moves_to_another_pool(neighbours, state):
     assert store.read(name, 0, 7) == b"luggage"
 
 
+def test_maps_name_what_there_is(neighbours):
+    sim, here, there = neighbours
+    vm, dest, vdis, vifs = prepared(sim, here, there)
+    nowhere = "OpaqueRef:00000000-0000-0000-0000-000000000000"
+    net, sr = next(iter(vifs.values())), next(iter(vdis.values()))
+    for cls, maps in (
+        ("VDI", ({**vdis, nowhere: sr}, vifs)),
+        ("SR", (dict.fromkeys(vdis, nowhere), vifs)),
+        ("VIF", (vdis, {**vifs, nowhere: net})),
+        ("network", (vdis, dict.fromkeys(vifs, nowhere))),
+    ):
+        call = send(vm, dest, *maps)
+        assert refused("HANDLE_INVALID", here.call, *call) == [cls, nowhere]
+    call = (*send(vm, dest, vdis, vifs), {nowhere: nowhere})
+    assert refused("HANDLE_INVALID", here.call, *call) == ["VGPU", nowhere]
+    assert here.call("VM.get_power_state", vm) == "Halted"
+
+
 def test_a_copy_leaves_the_source(neighbours):
     sim, here, there = neighbours
     vm, dest, vdis, vifs = prepared(sim, here, there)

@@ -207,3 +207,18 @@ def test_trunks_are_not_for_vlan_networks(client, net):
     client.call("VLAN.create", nic(client), "100", net)
     refused = refusal(client, "VIF.set_trunks", vif, ["13"])
     assert refused == ["NETWORK_INCOMPATIBLE_WITH_TRUNKS", net]
+
+
+def test_no_port_is_locked_while_a_controller_rules(client):
+    client.call("pool.set_vswitch_controller", "192.0.2.8")
+    (record,) = client.call("SDN_controller.get_all_records").values()
+    assert (record["address"], int(record["port"])) == ("192.0.2.8", 6640)
+    vm = client.call("VM.create", vm_record())
+    vif = client.call("VIF.create", vif_record(vm, client.call("network.get_all")[0]))
+    code = refusal(client, "VIF.set_locking_mode", vif, "locked")[0]
+    assert code == "OPERATION_NOT_ALLOWED"
+    client.call("VIF.set_locking_mode", vif, "disabled")
+    client.call("pool.set_vswitch_controller", "")
+    assert client.call("SDN_controller.get_all") == []
+    client.call("VIF.set_locking_mode", vif, "locked")
+    assert client.call("VIF.get_locking_mode", vif) == "locked"

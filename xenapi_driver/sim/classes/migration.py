@@ -178,7 +178,7 @@ def _plan(
 
     :raises Failure: the first check that fails
     """
-    disks, networks, options = more[:3]
+    disks, networks, options, vgpus = more[:4]
     with call.db.changed:
         row = states.require(call.db, vm, "migrate_send")
         world, host = _destination(call, dest)
@@ -186,6 +186,9 @@ def _plan(
         if copy and row["power_state"] != "Halted":
             state = row["power_state"].lower()
             raise Failure("VM_BAD_POWER_STATE", vm, "halted", state)
+        for cls, named in (("VIF", networks), ("VGPU", vgpus)):
+            for ref in named:
+                call.db.row(cls, ref)
         within = world is call.world
         where = _all_disks(call.db, vm, disks, copy)
         if within and networks and not copy:

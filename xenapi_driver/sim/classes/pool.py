@@ -12,6 +12,7 @@ from xenapi_driver.sim.schema import NULL
 from xenapi_driver.sim.world import now
 
 _DAYS = 7
+_OVSDB_PORT = 6640
 
 
 def only(db: Registry) -> str:
@@ -108,7 +109,7 @@ def _require_vswitch(call: Call, refusal: Failure) -> None:
 
 @message("pool.set_vswitch_controller")
 def set_vswitch_controller(call: Call, address: str) -> None:
-    """Set the address of a controller."""
+    """Have one controller at this address, or none; the older way to say it."""
     text = "host not configured for vswitch operation"
     _require_vswitch(call, Failure("OPERATION_NOT_ALLOWED", text))
     if address:
@@ -116,6 +117,11 @@ def set_vswitch_controller(call: Call, address: str) -> None:
             ipaddress.IPv4Address(address)
         except ValueError:
             raise Failure("INVALID_IP_ADDRESS_SPECIFIED", "address") from None
+    for ref in call.db.refs("SDN_controller"):
+        call.db.destroy("SDN_controller", ref)
+    if address:
+        fields = {"protocol": "ssl", "address": address, "port": _OVSDB_PORT}
+        call.db.create("SDN_controller", fields)
     call.db.update("pool", only(call.db), vswitch_controller=address)
 
 

@@ -136,7 +136,12 @@ def move(call: Call, ref: str, target: str) -> None:
 
 @message("VIF.set_locking_mode")
 def set_locking_mode(call: Call, ref: str, value: str) -> None:
-    """Choose what traffic passes."""
+    """Choose what traffic passes.
+
+    :raises Failure: OPERATION_NOT_ALLOWED, somebody else rules the switches
+    """
+    if value == "locked" and call.db.refs("SDN_controller"):
+        raise Failure("OPERATION_NOT_ALLOWED", "A vswitch controller is active.")
     call.db.update("VIF", ref, locking_mode=value)
 
 
