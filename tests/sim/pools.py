@@ -103,4 +103,4 @@ def is_live(client, host):
 
 
 def die(sim, number):
-    sim.admin(f"/_sim/host?host={number}&what=die", None)
+    sim.act("host", host=number, what="die")

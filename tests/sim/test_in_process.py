@@ -85,7 +85,7 @@ def test_nothing_is_no_text(session):
 
 
 def test_a_dead_host_hangs_up(session, sim):
-    sim.admin("/_sim/host?what=die", None)
+    sim.act("host", what="die")
     with pytest.raises((http.client.RemoteDisconnected, ConnectionError)):
         session.xenapi.VM.get_all()
 

@@ -357,7 +357,7 @@ def test_a_host_that_comes_back_has_lost_its_guests(pair):
     with pytest.raises(ConnectionError):
         die(pair, 2)
         pair.door(1)(b"<methodCall><methodName>VM.get_all</methodName></methodCall>")
-    pair.admin("/_sim/host?host=2&what=start", None)
+    pair.act("host", host=2, what="start")
     assert is_live(client, second)
     assert client.call("VM.get_power_state", vm) == "Halted"
     assert client.call("host.get_other_config", second).keys() == boots.keys()
@@ -387,7 +387,7 @@ def test_a_supporter_takes_over_from_a_dead_coordinator(pair):
     again = XmlClient(pair.door(1))
     assert hosts_of(again) == (new, old)
     assert again.call("pool.recover_slaves") == []
-    pair.admin("/_sim/host?host=1&what=start", None)
+    pair.act("host", host=1, what="start")
     assert again.call("pool.recover_slaves") == [old]
     refused("HOST_IS_SLAVE", client.call, "VM.get_all")
 

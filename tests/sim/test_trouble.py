@@ -147,7 +147,7 @@ def test_a_dying_host_takes_the_answer_along(sim, local):
         local.call("VM.create", vm_record(name_label="last act"))
     with pytest.raises(ConnectionError):
         local.call("VM.get_all")
-    sim.admin("/_sim/host?what=start", None)
+    sim.act("host", what="start")
     assert outcome(local, "VM.get_all") == "SESSION_INVALID"
     assert "last act" in names(XmlClient(sim.handle))
 
@@ -165,7 +165,7 @@ def test_who_waits_for_events_learns_of_the_death(sim, local):
     waiting = threading.Thread(target=wait)
     waiting.start()
     waiting.join(0.1)
-    sim.admin("/_sim/host?what=die", None)
+    sim.act("host", what="die")
     waiting.join(5)
     assert len(found) == 1
 
@@ -297,3 +297,15 @@ def test_a_guest_that_does_not_run_cannot_act(door, local):
     assert (status, text) == (400, "the guest does not run\n")
     status, _ = door("", {"world": {}})
     assert status == 400
+
+
+def test_the_same_is_done_in_process(sim, local):
+    vm = local.call("VM.create", vm_record())
+    local.call("VM.start", vm, False, False)
+    uuid = local.call("VM.get_uuid", vm)
+    assert sim.act("guest", uuid=uuid, what="halt") == {"power_state": "Halted"}
+    sim.act("rules", method="VM.get_all", error="TOO_BUSY")
+    assert outcome(local, "VM.get_all") == "TOO_BUSY"
+    for what, fields in (("world", {}), ("host", {"host": "9", "what": "die"})):
+        with pytest.raises(LookupError):
+            sim.act(what, **fields)

@@ -130,7 +130,7 @@ def test_a_supporter_passes_on_what_its_own_root_asks(tmp_path, path):
         supporter = simulator.machines.all[1].host
         assert client.call("session.get_this_host", client.session) == supporter
         assert len(client.call("host.get_all")) == 2
-        simulator.admin("/_sim/host?host=1&what=die", None)
+        simulator.act("host", host=1, what="die")
         with pytest.raises(Refused) as caught:
             client.call("host.get_all")
         assert caught.value.code == "HOST_IS_SLAVE"

@@ -294,6 +294,14 @@ class Simulator:
         """Answer a request of the test door, as :func:`admin.answer` does."""
         return admin.answer(self, target, body)
 
+    def act(self, thing: str, /, **fields: Any) -> Any:
+        """Bring something about, as the test door does: ``act("host", what="die")``.
+
+        :param thing: ``guest``, ``host``, ``sr`` or ``rules``, see :mod:`admin`
+        :raises ValueError, TypeError, LookupError: it makes no sense
+        """
+        return admin.act(self, thing, fields)
+
     def _befall(self, what: str, world: World) -> None:
         """Let something happen to a pool: to its coordinator, or a new one leads."""
         machine = self.machines.of(world, world.coordinator)

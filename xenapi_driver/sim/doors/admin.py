@@ -36,6 +36,8 @@ The same by POST, with the fields as a JSON object; or several at once, POSTed t
 ``/_sim``, each one object or a list of them::
 
     {"guest": {"uuid": "...", "what": "halt"}, "rules": [{"method": "VM.start"}]}
+
+In process: ``simulator.act("host", host=2, what="die")``.
 """
 
 import json
@@ -95,8 +97,18 @@ def answer(simulator: Simulation, target: str, text: bytes | None) -> Any:
     found = {}
     for what, wanted in tasks.items():
         several = wanted if isinstance(wanted, list) else [wanted]
-        found[what] = [_ACTS[what](simulator, dict(one)) for one in several][-1]
+        found[what] = [act(simulator, what, one) for one in several][-1]
     return found
+
+
+def act(simulator: Simulation, what: str, fields: Body) -> Any:
+    """Bring one thing about and return what is so afterwards.
+
+    :raises ValueError, TypeError, LookupError: it makes no sense
+    """
+    if what not in _ACTS:
+        raise LookupError(f"one can act on {', '.join(_ACTS)}")
+    return _ACTS[what](simulator, dict(fields))
 
 
 def _from_query(query: str) -> Body:
