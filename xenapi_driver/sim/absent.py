@@ -37,9 +37,17 @@ RULES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (r"\w+\.\w*_redo_log", "NO_MORE_REDO_LOGS_ALLOWED", ()),
     (r"SR\.\w+_database_replication", "NO_MORE_REDO_LOGS_ALLOWED", ()),
     (r"VM\.s3_\w+", "VM_LACKS_FEATURE", ("{0}",)),
-    (r"USB_group\.create|PUSB\..*|VUSB\..*", "FEATURE_RESTRICTED", ()),
-    (r"(PGPU|GPU_group|VGPU)\..*", "FEATURE_RESTRICTED", ()),
-    (r"PCI\..*", "FEATURE_RESTRICTED", ()),
+    (r"(PUSB|VUSB|PGPU|GPU_group|VGPU)\..*", "FEATURE_RESTRICTED", ()),
+    (r"LVHD\.enable_thin_provisioning", "SR_OPERATION_NOT_SUPPORTED", ("{1}",)),
+    (r"pool\.test_archive_target", "MESSAGE_REMOVED", ()),
+    (r"pool\.rotate_secret", "LICENCE_RESTRICTION", ("Pool_secret_rotation",)),
+    (r"host\.\w+_pool_secret", "LICENCE_RESTRICTION", ("Pool_secret_rotation",)),
+    (r"pool\.\w+_binary_storage", "FEATURE_RESTRICTED", ()),
+    (r"pool\.exchange_\w+_on_join", "TLS_VERIFICATION_NOT_ENABLED_IN_POOL", ()),
+    (r"pool_update\.resync_host", "CANNOT_FIND_UPDATE", ()),
+    (r"VM\.import_convert", "FEATURE_RESTRICTED", ()),
+    (r"VM\.pool_migrate_complete", "VM_NOT_RESIDENT_HERE", ("{0}", "{1}")),
+    (r"Observer\.(un)?register", "FEATURE_RESTRICTED", ()),
 )
 
 
