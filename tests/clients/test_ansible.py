@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 
 import pytest
 
+from tests.clients.conftest import absent
 from tests.clients.host_process import started
 
 GIB = 1 << 30
@@ -41,7 +43,8 @@ class Ansible:
         """
         command = [self.bin / "ansible", "localhost", "--connection=local"]
         command += ["-e", f"ansible_python_interpreter={self.bin}/python", *options]
-        command += ["-m", f"community.general.{module}", "-a", json.dumps(arguments)]
+        command += ["-m", f"community.general.{module}"]
+        command += ["-a", json.dumps(arguments)] if arguments else []
         done = subprocess.run(
             [*around, *command],
             env=self.environ,
@@ -249,3 +252,35 @@ def test_refusals_are_told(ansible, host, network):
     finally:
         ansible.environ["XENSERVER_PASSWORD"] = "secret"
     assert answer["failed"] and "SESSION_AUTHENTICATION_FAILED" in answer["msg"]
+
+
+@pytest.fixture
+def in_dom0(tmp_path):
+    """A host, and the command that runs another where its socket is dom0's.
+
+    ``xenserver_facts`` runs in dom0 and goes to /var/lib/xcp/xapi: a mount namespace
+    has it there, and nothing on this machine changes.
+    """
+    lib = tmp_path / "lib"
+    (lib / "xcp").mkdir(parents=True)
+    shell = f'mount --bind "{lib}" /var/lib && exec "$@"'
+    around = ["unshare", "--map-root-user", "--mount", "sh", "-c", shell, "sh"]
+    if not shutil.which("unshare") or subprocess.run([*around, "true"]).returncode:
+        absent("no mount namespace of one's own here (unshare --map-root-user)")
+    options = ["--socket", str(lib / "xcp" / "xapi")]
+    with started(tmp_path / "host", *options) as process:
+        yield process, around
+
+
+def test_facts_in_dom0(environment, in_dom0, tmp_path):
+    """No password, XML-RPC over a unix socket."""
+    host, around = in_dom0
+    ansible = Ansible(environment("ansible"), host, tmp_path)
+    facts = ansible("xenserver_facts", around=around)["ansible_facts"]
+    for key, cls in (("xs_networks", "network"), ("xs_srs", "SR"), ("xs_vms", "VM")):
+        records = {record["name_label"]: record for record in host.records(cls)}
+        assert set(facts[key]) == set(records), cls
+        for name, record in records.items():
+            assert facts[key][name]["uuid"] == record["uuid"]
+    pifs = {record["device"]: record["MAC"] for record in host.records("PIF")}
+    assert {name: pif["MAC"] for name, pif in facts["xs_pifs"].items()} == pifs
