@@ -7,7 +7,7 @@ from typing import Any
 from xenapi_driver.sim import cbt, disks, sr_kinds
 from xenapi_driver.sim.classes import vdi
 from xenapi_driver.sim.failure import Failure
-from xenapi_driver.sim.messages import Call, message
+from xenapi_driver.sim.messages import HANDLERS, Call, message
 from xenapi_driver.sim.registry import Row
 
 _TRACKED = ("user", "system")
@@ -114,14 +114,13 @@ def _at(call: Call, disk: Row, host: str, pif: Row) -> list[dict[str, Any]]:
     purpose = set(db.row("network", pif["network"])["purpose"])
     if not purpose.intersection(_PURPOSES):
         return []
-    # Certificates of the kind "host" are those that clients are shown.
-    shown = [row for _, row in db.rows("Certificate") if row["host"] == host]
+    shown = HANDLERS["host.get_server_certificate"].function(call, host)
     return [
         {
             "exportname": f"/{disk['uuid']}?session_id={call.session}",
             "address": address.partition("/")[0],
             "port": _NBD_PORT,
-            "cert": shown[0]["name"] if shown else "",
+            "cert": shown,
             "subject": db.row("host", host)["hostname"],
         }
         for address in (pif["IP"], *pif["IPv6"])
