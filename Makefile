@@ -20,6 +20,7 @@ help:
 	@echo "make clients       other people's XenAPI clients on the embedded host"
 	@echo "make venv          $(VENV) with the project, its command and its tools"
 	@echo "make figures       the project's numbers"
+	@echo "make bench         how fast the embedded host answers, and plots of it"
 	@echo "make docs          the documentation, below doc/build/html"
 	@echo "one part of the tests: make $(SUITES) pep8 mypy docs"
 
@@ -83,6 +84,11 @@ demo-down: venv
 
 figures: venv
 	@$(BIN)/python -m bench.figures
+
+bench: venv
+	@$(VERSION) $(BIN)/pip install -qq --disable-pip-version-check \
+		--no-build-isolation -c constraints.txt -e '.[bench]'
+	@$(BIN)/python -m bench $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist doc/build *.egg-info .mypy_cache .pytest_cache .ruff_cache

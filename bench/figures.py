@@ -2,7 +2,8 @@
 """Write ``build/figures.json``: every number comes from a run made here.
 
 ``python -m bench.figures [FILE]``. Ratios are merged from the last benchmark run
-(``build/bench.json``) when there is one.
+(``build/bench.json``) when there is one, agreement with a real host's recordings
+where they are beside the project.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ import pathlib
 import sys
 import tempfile
 
+from bench import conformance
+from bench.report import BUILD
 from tests import breaking, builders, fixtures
-
-BUILD = pathlib.Path(__file__).parents[1] / "build"
 
 
 def requests_of_operations(rig: fixtures.Rig) -> dict[str, int]:
@@ -95,7 +96,7 @@ def measure() -> dict[str, float]:
 def main() -> None:
     """Measure, merge the last benchmark's ratios, write the file."""
     target = pathlib.Path(sys.argv[1]) if sys.argv[1:] else BUILD / "figures.json"
-    found = measure()
+    found = {**measure(), **conformance.measure()}
     ratios = BUILD / "bench.json"
     if ratios.exists():
         found.update(json.loads(ratios.read_text()))
