@@ -13,6 +13,7 @@ from typing import TextIO
 from xenapi_driver.sim import inventory_file
 from xenapi_driver.sim.doors import listening
 from xenapi_driver.sim.inventory_file import InventoryRefused, PoolPlan
+from xenapi_driver.sim.ledger import StateRefused
 from xenapi_driver.sim.request_log import RequestLog
 from xenapi_driver.sim.simulator import Simulator
 from xenapi_driver.sim.start_of_day import GIB
@@ -26,7 +27,7 @@ Examples:
       one host at http://127.0.0.1:8080, user root, password secret; each request
       is written to the terminal
   %(prog)s --port 8443 --tls --state ~/host
-      HTTPS with a certificate of its own; the disks stay in ~/host
+      HTTPS with a certificate of its own; all is kept in ~/host
   %(prog)s --hosts 3 --pools 2 --admin
       two pools of three hosts; tests can make trouble at URL/_sim
 
@@ -108,7 +109,8 @@ def _add_hosts(group: "argparse._ArgumentGroup") -> None:
         "--state",
         type=Path,
         metavar="DIR",
-        help="where disks and dom0 are kept (default: a directory removed at the end)",
+        help="keep everything here and find it again, however it ended"
+        " (default: a directory removed at the end)",
     )
     group.add_argument(
         "--sr-size-gib",
@@ -185,11 +187,11 @@ def _add_watching(group: "argparse._ArgumentGroup") -> None:
 
 
 def main(argv: list[str] | None = None, program: str = PROGRAM) -> int:
-    """Serve until SIGTERM or SIGINT; return 1 when the inventory file is refused."""
+    """Serve until SIGTERM or SIGINT; return 1 when what it is given is refused."""
     arguments = option_parser(program).parse_args(argv)
     try:
         _serve(arguments)
-    except InventoryRefused as refusal:
+    except (InventoryRefused, StateRefused) as refusal:
         print(refusal, file=sys.stderr)
         return 1
     return 0
@@ -232,6 +234,7 @@ def _simulator(
     machines = sum(len(plan.hosts) for plan in filled)
     return Simulator(
         state,
+        keep=arguments.state is not None,
         plugins_dir=arguments.plugins,
         dom0_python=arguments.dom0_python,
         username=arguments.user,

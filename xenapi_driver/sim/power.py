@@ -93,6 +93,17 @@ def on(machine: Machine) -> None:
         door.reopen()
 
 
+def find(machine: Machine) -> None:
+    """Take up a machine after a restart of the simulation: one that was off is on."""
+    db = machine.world.db
+    with db.changed:
+        if not db.exists("host", machine.host):
+            return
+        metrics = db.row("host", machine.host)["metrics"]
+        machine.running = bool(db.row("host_metrics", metrics)["live"])
+    on(machine)
+
+
 def lead(machine: Machine) -> None:
     """Make the machine its pool's coordinator; all clients have to come again."""
     world = machine.world

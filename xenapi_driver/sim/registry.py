@@ -13,12 +13,13 @@ import random
 import threading
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from xenapi_driver.sim import storable
 from xenapi_driver.sim.failure import Failure, handle_invalid
+from xenapi_driver.sim.guard import Guard
 from xenapi_driver.sim.schema import NULL, Schema
 from xenapi_driver.sim.worked_out import Source, WorkedOut
 
@@ -81,12 +82,17 @@ class Table:
 class Registry:
     """All objects of one simulated pool.
 
+    :ivar guard: the lock below ``changed``
+    :ivar unsaved: class and reference of what changed since somebody emptied it;
+        None: nobody does
     :ivar visited: rows that searches had to look at so far; what a search costs
     """
 
     def __init__(self, schema: Schema, computed: dict[tuple[str, str], Computed]):
         self.schema = schema
-        self.changed = threading.Condition(threading.RLock())
+        self.guard = Guard()
+        self.changed = threading.Condition(cast(Any, self.guard))
+        self.unsaved: dict[tuple[str, str], None] | None = None
         self.generation = 1
         self.visited = 0
         self._computed = computed
@@ -264,6 +270,7 @@ class Registry:
             self.generation += 1
             table.stamps[ref] = Stamp(self.generation, self.generation)
             self._order[cls, ref] = None
+            self._note(cls, ref)
             for name in table.indexes:
                 table.enter(name, row[name], ref)
             for name, target in self._owned.get(cls, ()):
@@ -320,6 +327,7 @@ class Registry:
             self.generation += 1
             self._tables[cls].stamps[ref].modified = self.generation
             self._order.move_to_end((cls, ref))
+            self._note(cls, ref)
             self._worked_out.outdate(cls, ref)
             self.changed.notify_all()
 
@@ -336,6 +344,7 @@ class Registry:
             del table.rows[ref]
             stamp = table.stamps.pop(ref)
             del self._order[cls, ref]
+            self._note(cls, ref)
             for name in table.indexes:
                 table.leave(name, row[name], ref)
             self._worked_out.outdate(cls, ref)
@@ -345,6 +354,46 @@ class Registry:
             if len(table.deletions) >= MAX_DELETIONS:
                 del table.deletions[: MAX_DELETIONS // 2]
             self.changed.notify_all()
+
+    def _note(self, cls: str, ref: str) -> None:
+        if self.unsaved is not None:
+            self.unsaved[cls, ref] = None
+
+    def kept_fields(self, cls: str) -> list[str]:
+        """Return the fields that are facts; the others follow from other objects."""
+        follow = {name for owner, name in self._many.values() if owner == cls}
+        follow.update(name for name, _ in self._tables[cls].computed)
+        fields = self.schema.classes[cls].fields
+        return [name for name in fields if name not in follow]
+
+    def restore(
+        self, objects: Iterable[tuple[str, str, Stamp, Row]], generation: int
+    ) -> None:
+        """Fill an empty registry with objects in the order of their creation.
+
+        :param generation: no smaller than any that a client has seen
+        """
+        stamps: list[tuple[int, tuple[str, str]]] = []
+        with self.changed:
+            for cls, ref, stamp, values in objects:
+                fields = self.schema.classes[cls].fields
+                row = {name: about.initial() for name, about in fields.items()}
+                row.update({n: v for n, v in values.items() if n in row})
+                table = self._tables[cls]
+                table.rows[ref], table.stamps[ref] = row, stamp
+                for name in table.indexes:
+                    table.enter(name, row[name], ref)
+                stamps.append((stamp.modified, (cls, ref)))
+            self._order.update((key, None) for _, key in sorted(stamps))
+            self._restore_relations()
+            self.generation = generation
+
+    def _restore_relations(self) -> None:
+        """Write down on the other side of every relation who points there."""
+        for (cls, name), (owner_cls, many) in self._many.items():
+            for ref, row in self._tables[cls].rows.items():
+                for _, owner in self._owners((owner_cls, many), row[name]):
+                    owner[many].append(ref)
 
     def _owners(
         self, target: tuple[str, str], value: str | list[str]

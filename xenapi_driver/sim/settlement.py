@@ -79,7 +79,7 @@ def _transplant(source: Registry, target: Registry, cls: str, wanted: Any) -> No
 
 
 def _shared_already(own: World, world: World) -> dict[str, str]:
-    """Pair networks of equal bridges, and the tools SRs."""
+    """Pair networks of equal bridges, and the tools SRs with their disks."""
     known = {}
     for ref, row in own.db.rows("network"):
         found = world.db.find("network", bridge=row["bridge"])
@@ -90,7 +90,18 @@ def _shared_already(own: World, world: World) -> dict[str, str]:
             twins = world.db.find("SR", name_label=row["name_label"], shared=True)
             if twins:
                 known[ref] = twins[0]
+                known.update(_same_disks(own, row, world, twins[0]))
     return known
+
+
+def _same_disks(own: World, row: Row, world: World, twin: str) -> dict[str, str]:
+    """Pair the disks of an SR with those that its twin has already."""
+    there = {
+        world.db.row("VDI", vdi)["location"]: vdi
+        for vdi in world.db.row("SR", twin)["VDIs"]
+    }
+    here = {vdi: own.db.row("VDI", vdi)["location"] for vdi in row["VDIs"]}
+    return {vdi: there[name] for vdi, name in here.items() if name in there}
 
 
 def join(own: World, world: World) -> None:
@@ -109,10 +120,12 @@ def join(own: World, world: World) -> None:
             ]
             _transplant(own.db, world.db, cls, (refs, known))
         _mend(own, world, known)
+        if machine is not None:
+            # Under both locks: whoever keeps the state writes all of it at once.
+            machine.world, machine.host = world, known[host]
         own.closing.set()
         own.db.changed.notify_all()
     if machine is not None:
-        machine.world, machine.host = world, known[host]
         machine.local_sessions.clear()
         for door in machine.doors:
             door.cut()
@@ -169,12 +182,17 @@ def _hand_over(
 def eject(world: World, host: str) -> None:
     """Send a host away; it is installed anew, as a pool of its own."""
     machine = machines_of(world).of(world, host)
-    wiped = forget(world, host)
+    if machine is None:
+        wiped = forget(world, host)
+    else:
+        fresh = machines_of(world).fresh(machine)
+        # Under both locks: whoever keeps the state writes all of it at once.
+        with world.db.changed, fresh.db.changed:
+            wiped = forget(world, host)
+            machine.world, machine.host = fresh, fresh.coordinator
     for store in wiped:
         shutil.rmtree(store.path, ignore_errors=True)
     if machine is not None:
-        machine.world = machines_of(world).fresh(machine)
-        machine.host = machine.world.coordinator
         machine.local_sessions.clear()
         for door in machine.doors:
             door.cut()

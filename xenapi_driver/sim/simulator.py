@@ -30,6 +30,8 @@ from xenapi_driver.sim.failure import ConnectionCut, Failure
 from xenapi_driver.sim.faults import Faults
 from xenapi_driver.sim.furnish import furnish
 from xenapi_driver.sim.inventory_file import InventoryRefused, PoolPlan, with_counts
+from xenapi_driver.sim.keeper import Keeper
+from xenapi_driver.sim.ledger import Ledger
 from xenapi_driver.sim.machines import Machine, Machines
 from xenapi_driver.sim.messages import COMPUTED, Place
 from xenapi_driver.sim.registry import Registry
@@ -61,6 +63,8 @@ class Setup:
     :ivar compute_vm: whether a VM for nova-compute runs there from the start
     :ivar log: where requests and tasks are written down
     :ivar behaviour: choices where real hosts differ
+    :ivar keep: keep the state in the folder, and go on from what is kept there; then
+        the other choices only count the first time
     """
 
     dom0_python: str | None = None
@@ -76,6 +80,7 @@ class Setup:
     compute_vm: bool = True
     behaviour: Behaviour = field(default_factory=Behaviour)
     log: RequestLog = field(default_factory=RequestLog)
+    keep: bool = False
 
 
 class Simulator:
@@ -85,6 +90,7 @@ class Simulator:
     :param plugins_dir: dom0 plugins to install; None: none
     :param choices: fields of :class:`Setup`
     :raises InventoryRefused: the plans ask for what a host refuses
+    :raises StateRefused: with ``keep``, the folder cannot be used
     """
 
     def __init__(
@@ -101,6 +107,24 @@ class Simulator:
         self._collectors: list[Collector] = []
         self._dispatchers: dict[int, Dispatcher] = {}
         self.machines = Machines(self._reinstall)
+        self._keeper: Keeper | None = None
+        if self._setup.keep:
+            self._keeper = Keeper(Ledger(self._state), self.machines)
+        if self._keeper is None or self._keeper.is_new:
+            self._install()
+        else:
+            self._keeper.restore(self._blank, self._dom0)
+            for world in self.machines.worlds():
+                guest_store.go_on(world)
+            self._keeper.settle()
+            for machine in self.machines.all:
+                power.find(machine)
+        self.world = self.machines.all[0].world
+
+    def _install(self) -> None:
+        """Make all pools as they are after a fresh installation, and furnish them."""
+        if self._keeper is not None:
+            self._keeper.clear()
         setup = self._setup
         plans = with_counts(setup.plans, setup.pools, setup.hosts)
         first = 0
@@ -117,6 +141,10 @@ class Simulator:
         self.world = self.machines.all[0].world
         if setup.plans:
             self._furnish(plans)
+        if self._keeper is not None:
+            for world in self.machines.worlds():
+                self._keeper.adopt(world)
+            self._keeper.begin()
 
     def _furnish(self, plans: tuple[PoolPlan, ...]) -> None:
         """Put into the pools what the inventory names."""
@@ -128,35 +156,41 @@ class Simulator:
             self.close()
             raise
 
-    def _pool(self, place: Path, first: int, count: int) -> World:
-        """Return a freshly installed pool; its hosts count from ``first``."""
+    def _dom0(self, root: Path) -> Dom0:
+        """Return a dom0; the very first one may have a real xenstore."""
+        is_first = root.resolve() == (self._state / "dom0").resolve()
+        xenstore = self._setup.xenstore if is_first else None
+        return Dom0(root, self._plugins, self._python, xenstore)
+
+    def _blank(self, root: Path) -> World:
+        """Return an empty pool around the dom0 at ``root``."""
         setup = self._setup
         world = World(
             Registry(schema.load(), COMPUTED),
-            Dom0(
-                place / "dom0",
-                self._plugins,
-                self._python,
-                None if first else setup.xenstore,
-            ),
+            self._dom0(root),
             setup.username,
             setup.password,
             setup.behaviour,
             self._faults,
-            first_number=first,
-            addresses=setup.addresses[first : first + count],
             machines=self.machines,
             log=setup.log.note,
         )
+        collector = Collector(world)
+        world.collect = collector.kick
+        self._collectors.append(collector)
+        return world
+
+    def _pool(self, place: Path, first: int, count: int) -> World:
+        """Return a freshly installed pool; its hosts count from ``first``."""
+        setup, world = self._setup, self._blank(place / "dom0")
+        world.first_number = first
+        world.addresses = setup.addresses[first : first + count]
         hardware = setup.hardware or Hardware(sr_size=setup.sr_size_bytes)
         run = world.dom0.root / "run"
         populate(world, run, hardware, count, setup.compute_vm)
         for number, host in enumerate(world.db.refs("host")):
             if number:
                 world.dom0s[host] = self._dom0_beside(world.dom0, number + 1)
-        collector = Collector(world)
-        world.collect = collector.kick
-        self._collectors.append(collector)
         return world
 
     def _dom0_beside(self, first: Dom0, number: int) -> Dom0:
@@ -166,7 +200,7 @@ class Simulator:
         mount.parent.mkdir(parents=True, exist_ok=True)
         if not mount.is_symlink():
             mount.symlink_to(Path("../..", first.root.name, SR_MOUNT))
-        return Dom0(root, self._plugins, self._python)
+        return self._dom0(root)
 
     def _reinstall(self, machine: Machine) -> World:
         """Return the pool of one that a machine is after a new installation."""
@@ -174,6 +208,8 @@ class Simulator:
         place = self._state / f"machine-{machine.number}-{attempt}"
         world = self._pool(place, machine.number, 1)
         guest_store.go_on(world)
+        if self._keeper is not None:
+            self._keeper.adopt(world)
         return world
 
     def pools(self) -> list[list[Machine]]:
@@ -333,6 +369,8 @@ class Simulator:
         for world in worlds:
             for dom0 in (world.dom0, *world.dom0s.values()):
                 dom0.close()
+        if self._keeper is not None:
+            self._keeper.close()
 
     # what tests look at
 

@@ -69,6 +69,8 @@ class World:
         a probe finds it there
     :ivar sr_size: bytes of an SR that is made later
     :ivar held_disks: uuids of disks whose files must stay as they are for a while
+    :ivar before_making: told of each file that is about to be made for a record, so
+        that it goes with the record if the process is killed
     :ivar collect: has the storage manager's garbage collector look at an SR
     :ivar bridges: host reference to the bridges that exist there, but are not made
         by a managed network
@@ -105,6 +107,7 @@ class World:
     media: dict[str, tuple[str, dict[str, str]]] = field(default_factory=dict)
     sr_size: int = 100 * 1024**3
     held_disks: set[str] = field(default_factory=set)
+    before_making: Callable[[Path], None] = field(default=lambda path: None)
     collect: Callable[[str], None] = field(default=lambda sr: None)
     bridges: dict[str, set[str]] = field(default_factory=dict)
     clocks: dict[str, float] = field(default_factory=dict)

@@ -113,8 +113,10 @@ def create(call: Call, record: dict[str, Any]) -> str:
     raw = "raw" in (config.get("type"), config.get("image-format"))
     with disks.backend_errors():
         if raw and isinstance(store, SrStore):
+            world.before_making(store.path_of(where).with_suffix(".raw"))
             store.create(where, size, raw=True)
         else:
+            world.before_making(store.path_of(where))
             store.create(where, size)
     known = {"uuid": uuid, "location": where, "managed": True, "metadata_of_pool": ""}
     ref = db.create("VDI", {**record, **known})
@@ -131,6 +133,7 @@ def _derive(call: Call, source: str, extra: dict[str, Any]) -> str:
     leaf, parent = db.new_uuid(), db.new_uuid()
     with disks.backend_errors("SR_BACKEND_FAILURE_81"):
         world.dom0.sync_block(store.path_of(row["location"]))
+        world.before_making(store.path_of(leaf))
         base = store.clone(row["location"], leaf, parent)
     ref = db.create(
         "VDI",
@@ -227,6 +230,7 @@ def _copy_to(call: Call, ref: str, sr: str) -> str:
         with db.changed:
             call.check_cancelled()
             with disks.backend_errors():
+                world.before_making(target.path_of(where))
                 target.publish(where)
             new = db.create(
                 "VDI",
