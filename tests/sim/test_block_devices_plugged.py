@@ -322,3 +322,86 @@ def test_a_host_that_shows_no_devices_plugs_all_the_same(sim):
     assert not Path("/dev", host.call("VBD.get_device", vbd)).exists()
     host.call("VBD.unplug", vbd)
     assert not host.attached(vbd)
+
+
+# The process goes and another one goes on: see the option ``keep``
+
+
+@pytest.fixture
+def restart(tmp_path, devices, needs_loops):
+    """Start hosts that keep their state, one after the other."""
+    running = []
+
+    def restart():
+        while running:
+            running.pop().close()
+        behaviour = Behaviour(block_device_dir=devices)
+        running.append(Simulator(tmp_path / "kept", behaviour=behaviour, keep=True))
+        return Host(running[0])
+
+    yield restart
+    while running:
+        running.pop().close()
+
+
+def kill(host):
+    """Leave everything as a killed process does: its files, loops and links."""
+    host.sim._keeper.close()
+    host.sim.world.dom0._blocks._attached.clear()
+
+
+def test_a_plugged_disk_is_shown_again_after_a_restart(restart, devices):
+    host = restart()
+    vdi = host.disk()
+    vbd = host.plug(vdi)
+    with open(link_of(host, devices, vbd), "r+b") as device:
+        device.write(b"first!")
+    host = restart()
+    assert host.attached(vbd)
+    with open(link_of(host, devices, vbd), "r+b") as device:
+        assert device.read(6) == b"first!"
+        device.write(b" second")
+    host.call("VBD.unplug", vbd)
+    assert host.read(vdi, 0, 13) == b"first! second"
+
+
+def test_a_device_with_its_user_is_taken_over_after_a_kill(restart, devices):
+    host = restart()
+    vdi = host.disk()
+    vbd = host.plug(vdi)
+    with open(link_of(host, devices, vbd), "r+b", buffering=0) as device:
+        device.write(b"before the kill")
+        kill(host)
+        host = restart()
+        device.write(b", and after it")
+        assert refusal(host, "VBD.unplug", vbd).code == "DEVICE_DETACH_REJECTED"
+    host.call("VBD.unplug", vbd)
+    assert host.read(vdi, 0, 29) == b"before the kill, and after it"
+
+
+def test_what_a_lost_device_held_reaches_the_disk(restart, devices, tmp_path):
+    """As after a kill and a restart of the machine."""
+    host = restart()
+    vdi = host.disk()
+    vbd = host.plug(vdi)
+    with open(link_of(host, devices, vbd), "r+b", buffering=0) as device:
+        device.write(b"before the kill")
+        os.fsync(device.fileno())
+    kill(host)
+    for line in loops(tmp_path):
+        subprocess.run(["losetup", "-d", line.partition(":")[0]], check=True)
+    host = restart()
+    with open(link_of(host, devices, vbd), "rb") as device:
+        assert device.read(15) == b"before the kill"
+
+
+def test_devices_of_nobody_are_removed_at_the_start(restart, devices, tmp_path):
+    host = restart()
+    vbd = host.plug(host.disk())
+    host.sim.world.db.update("VBD", vbd, currently_attached=False)
+    kill(host)
+    assert loops(tmp_path)
+    restart()
+    assert not loops(tmp_path)
+    assert not list(tmp_path.glob("kept/dom0/run/blocks/*"))
+    assert not list(devices.iterdir())

@@ -88,6 +88,43 @@ class BlockDevices:
                 raise NoBlockDevices(f"{disk.name}: {error}") from error
         return link
 
+    def take_up(
+        self, disk: Path, device: str, link_dir: Path, read_only: bool = False
+    ) -> None:
+        """Show a disk again that an earlier process of this host showed.
+
+        After a kill its device may still stand: it is taken over with its users, or,
+        where it is gone, what was written to it reaches the VHD first.
+
+        :raises NoBlockDevices: as for :meth:`attach`
+        """
+        _require_loops()
+        raw, link = self.raw_dir / f"{device}.raw", link_dir / device
+        with self._lock:
+            if raw.exists():
+                loop = _loop_of(raw)
+                found = _Attached(disk, raw, raw.stat().st_ino, loop or raw, link)
+                if loop is not None:
+                    self._attached[device] = found
+                    return
+                _save(found)
+                raw.unlink()
+            if link.is_symlink():
+                link.unlink()
+        self.attach(disk, device, link_dir, read_only)
+
+    def clear(self, link_dir: Path | None) -> None:
+        """Remove what an earlier process left and nobody took up."""
+        known = {attached.raw for attached in self._attached.values()}
+        for raw in set(self.raw_dir.glob("*.raw")) - known:
+            loop = _loop_of(raw)
+            if loop is not None:
+                _losetup("-d", str(loop))
+            raw.unlink(missing_ok=True)
+            link = link_dir / raw.stem if link_dir is not None else raw
+            if link.is_symlink():
+                link.unlink()
+
     def detach(self, device: str, force: bool = False) -> None:
         """Write changes back into the VHD and remove the device.
 
@@ -168,6 +205,15 @@ def _losetup(*arguments: str) -> str:
     if answer.returncode != 0:
         raise NoBlockDevices(f"losetup failed: {answer.stderr.strip()}")
     return answer.stdout.strip()
+
+
+def _loop_of(raw: Path) -> Path | None:
+    """Return the loop device that stands on a file."""
+    for about in Path("/sys/block").glob("loop*/loop/backing_file"):
+        with contextlib.suppress(OSError):
+            if about.read_text().rstrip("\n") == str(raw):
+                return Path("/dev", about.parts[3])
+    return None
 
 
 def _flatten(disk: Path, raw: Path) -> None:

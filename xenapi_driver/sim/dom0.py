@@ -266,6 +266,19 @@ class Dom0:
         """
         return self._blocks.attach(vhd_path, device, link_dir, read_only)
 
+    def take_up_block(
+        self, vhd_path: Path, device: str, link_dir: Path, read_only: bool = False
+    ) -> None:
+        """Show a VHD again as it was shown before the process was started anew.
+
+        :raises NoBlockDevices: this machine or user cannot; the text says why
+        """
+        self._blocks.take_up(vhd_path, device, link_dir, read_only)
+
+    def clear_blocks(self, link_dir: Path | None) -> None:
+        """Remove what earlier block devices left, links in ``link_dir`` too."""
+        self._blocks.clear(link_dir)
+
     def has_block(self, device: str) -> bool:
         """Return whether a block device of this name is there."""
         return device in self._blocks

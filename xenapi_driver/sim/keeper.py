@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from xenapi_driver.sim import disks, sr_kinds
+from xenapi_driver.sim.classes import vbd
 from xenapi_driver.sim.dom0 import Dom0
 from xenapi_driver.sim.doors.wire import Timestamp
 from xenapi_driver.sim.failure import Failure
@@ -349,3 +350,4 @@ def _settle(world: World) -> None:
                 with contextlib.suppress(Failure):
                     disks.scan(world, sr)
                 world.collect(sr)
+        vbd.take_up_devices(world)

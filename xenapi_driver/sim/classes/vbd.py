@@ -5,7 +5,7 @@ import re
 from typing import Any
 
 from xenapi_driver.sim import disks, states
-from xenapi_driver.sim.block_devices import DeviceBusy
+from xenapi_driver.sim.block_devices import DeviceBusy, NoBlockDevices
 from xenapi_driver.sim.failure import Failure
 from xenapi_driver.sim.messages import Call, computed, message
 from xenapi_driver.sim.registry import Registry, Row
@@ -183,6 +183,27 @@ def _show_device(world: World, row: Row, device: str) -> None:
     disk = disks.store_of(world, vdi["SR"]).path_of(vdi["location"])
     with disks.backend_errors():
         world.dom0.attach_block(disk, device, links, row["mode"] == "RO")
+
+
+def take_up_devices(world: World) -> None:
+    """Show the disks of the compute VM again after a restart of the simulation.
+
+    One that cannot be shown is unplugged, as after a crash of its storage.
+    """
+    links, db = world.behaviour.block_device_dir, world.db
+    if links is not None and db.exists("VM", world.compute_vm):
+        for ref in db.row("VM", world.compute_vm)["VBDs"]:
+            row = db.row("VBD", ref)
+            if not row["currently_attached"] or row["empty"] or row["type"] == "CD":
+                continue
+            vdi = db.row("VDI", row["VDI"])
+            disk = disks.store_of(world, vdi["SR"]).path_of(vdi["location"])
+            read_only = row["mode"] == "RO"
+            try:
+                world.dom0.take_up_block(disk, row["device"], links, read_only)
+            except NoBlockDevices:
+                db.update("VBD", ref, currently_attached=False)
+    world.dom0.clear_blocks(links)
 
 
 def hide_device(world: World, ref: str, force: bool) -> None:
