@@ -206,6 +206,31 @@ def test_what_a_reader_has_opened_does_not_change(store):
 # through the API
 
 
+@pytest.mark.parametrize("late", [b"", b"late"])
+def test_a_clone_made_meanwhile_keeps_its_parent(store, monkeypatch, late):
+    """The leaf is cloned while it is merged, before the parent takes its place."""
+    source = made(store)
+    snapshot, _ = clone(store, source)
+    store.destroy(snapshot)
+    if late:
+        store.write(source, 0, late)
+    before, clones, merge = digest(store, source), [], coalesce._merge
+
+    def merge_and_clone(*step):
+        merge(*step)
+        if not clones:
+            clones.append(clone(store, source)[0])
+
+    monkeypatch.setattr(coalesce, "_merge", merge_and_clone)
+    step = coalesce.next_step(store, free)
+    assert step.kind == "leaf"
+    coalesce.carry_out(store, step, free)
+    assert {source, clones[0]} <= set(store.scan())
+    assert [digest(store, name) for name in (source, clones[0])] == [before, before]
+    tidy(store)
+    assert [digest(store, name) for name in (source, clones[0])] == [before, before]
+
+
 @pytest.fixture
 def sr(sim, local):
     return local.call("SR.get_by_uuid", sim.default_sr_uuid)

@@ -243,11 +243,13 @@ def assert_disks_fit(records, sr, path):
         for record in records["VDI"].values()
         if record["SR"] == sr
     }
+    store = SrStore(path, GIB)
+    found = store.scan()
+    assert set(found) == set(known)
     assert sorted(path.name for path in path.iterdir()) == sorted(
         f"{name}.vhd" for name in known
     )
-    store = SrStore(path, GIB)
-    for name, info in store.scan().items():
+    for name, info in found.items():
         assert int(known[name]["virtual_size"]) == info.virtual_size
         assert known[name]["managed"] is not info.hidden
         assert store.virtual_size(name) == info.virtual_size
