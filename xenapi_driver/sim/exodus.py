@@ -173,6 +173,7 @@ def send_disk(call: Call, old: str, there: World, sr: str) -> str:
         with there.db.changed:
             call.check_cancelled()
             with disks.backend_errors():
+                there.before_making(target.path_of(where))
                 target.publish(where)
             fields = {name: row[name] for name in _OF_DISK}
             fields.update(uuid=uuid, location=where, SR=sr, managed=True)

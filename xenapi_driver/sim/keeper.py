@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from xenapi_driver.sim import disks, sr_kinds
+from xenapi_driver.sim import disks, guest_agent, sr_kinds
 from xenapi_driver.sim.classes import vbd
 from xenapi_driver.sim.dom0 import Dom0
 from xenapi_driver.sim.doors.wire import Timestamp
@@ -227,6 +227,7 @@ class Keeper:
             if one.world is world
         ]
         facts["at_start"] = world.dom0.at_start
+        facts["leases"] = world.leases.held
         limit = self._known.get(number, {}).get(_LIMIT, 0)
         far = world.db.generation + _AHEAD
         facts[_LIMIT] = limit if world.db.generation < limit else far
@@ -305,6 +306,7 @@ class Keeper:
             if store is not None:
                 world.stores[sr] = store
         world.dom0.at_start = facts["at_start"]
+        world.leases.restore(facts["leases"])
         self._machines.all += [
             Machine(number, address, world, host)
             for number, address, host in facts["machines"]
@@ -351,3 +353,7 @@ def _settle(world: World) -> None:
                     disks.scan(world, sr)
                 world.collect(sr)
         vbd.take_up_devices(world)
+        for vm, row in db.rows("VM"):
+            if row["power_state"] == "Running" and not row["is_control_domain"]:
+                # An agent that had not come up yet does so now.
+                guest_agent.booted(world, vm)

@@ -12,6 +12,17 @@ class Leases:
         self._free: list[int] = []
         self._next = 0
 
+    @property
+    def held(self) -> dict[str, int]:
+        """Return who has which number."""
+        return dict(self._held)
+
+    def restore(self, held: dict[str, int]) -> None:
+        """Begin with numbers that are lent already."""
+        self._held = dict(held)
+        self._next = max(held.values(), default=-1) + 1
+        self._free = sorted(set(range(self._next)) - set(held.values()))
+
     def take(self, holder: str) -> int:
         """Return the holder's number; one without gets the lowest that is free."""
         if holder not in self._held:
