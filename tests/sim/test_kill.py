@@ -27,6 +27,7 @@ from tests.sim.clients import (
     vdi_record,
     vm_record,
 )
+from tests.sim.transfers import Carrier
 from xenapi_driver.sim import schema
 from xenapi_driver.sim.storage import SrStore, StorageError
 
@@ -38,6 +39,17 @@ MAY_DANGLE = {("VM", "last_booted_record")}
 # Classes that no client can list.
 NO_RECORDS = {"session", "message"}
 MODEL = schema.load()
+
+
+# The number of a disk that nobody wrote to.
+NOTHING = 0
+
+
+def data(number):
+    """Return what is written to a disk: across the end of a block of its file."""
+    if number == NOTHING:
+        return bytes(3 << 20)
+    return random.Random(number).randbytes(3 << 20)
 
 
 class Gone(Exception):
@@ -56,7 +68,8 @@ class Process:
         )
         line = self.process.stdout.readline()
         assert line.startswith("listening on "), line
-        self.address = urlsplit(line.split()[2]).netloc
+        self.url = line.split()[2]
+        self.address = urlsplit(self.url).netloc
 
     def kill(self):
         self.process.send_signal(signal.SIGKILL)
@@ -83,6 +96,8 @@ class Worker(threading.Thread):
 
     :ivar there: (class, ref) that must be found
     :ivar gone: (class, ref) that must not be found
+    :ivar content: VDI to the number that its data was made of; what a write was under
+        way for is not in it
     """
 
     def __init__(self, process, sr, seed):
@@ -91,6 +106,7 @@ class Worker(threading.Thread):
         self.random = random.Random(seed)
         self.there, self.gone = set(), set()
         self.doubtful = set()
+        self.content = {}
         self.failed = None
 
     def run(self):
@@ -131,19 +147,38 @@ class Worker(threading.Thread):
     def make_disk(self, client):
         size = str(self.random.choice((4, 64, 200)) * 1024 * 1024)
         record = vdi_record(self.sr, virtual_size=size)
-        return self.made("VDI", client.call("VDI.create", record))
+        return self.disk(client.call("VDI.create", record), NOTHING)
+
+    def disk(self, ref, number):
+        if number is not None:
+            self.content[ref] = number
+        return self.made("VDI", ref)
+
+    def write(self, client):
+        vdi = self.pick("VDI")
+        if vdi is None or client.call("VDI.get_VBDs", vdi):
+            return
+        self.content.pop(vdi, None)
+        number = self.random.randrange(1, 10**9)
+        carrier = Carrier(self.process, client.session)
+        try:
+            task = carrier.put("/import_raw_vdi", data(number), client, vdi=vdi)
+        except (OSError, http.client.HTTPException) as error:
+            raise Gone from error
+        if task["status"] == "success":
+            self.content[vdi] = number
 
     def derive(self, client):
         vdi = self.pick("VDI")
         if vdi:
             how = self.random.choice(("VDI.snapshot", "VDI.clone"))
-            self.made("VDI", client.call(how, vdi, {}))
+            self.disk(client.call(how, vdi, {}), self.content.get(vdi))
 
     def copy(self, client):
         vdi = self.pick("VDI")
         if vdi:
             new = client.call("VDI.copy", vdi, self.sr, NULL, NULL)
-            self.made("VDI", new)
+            self.disk(new, self.content.get(vdi))
 
     def grow(self, client):
         vdi = self.pick("VDI")
@@ -168,7 +203,10 @@ class Worker(threading.Thread):
             self.destroy(client, "VDI", vdi)
         self.destroy(client, "VM", vm)
 
-    DEEDS = (make_guest, make_disk, derive, derive, copy, grow, drop_disk, drop_guest)
+    DEEDS = (
+        *(make_guest, make_disk, write, write, derive, derive),
+        *(copy, grow, drop_disk, drop_guest),
+    )
 
 
 def referred(type_, value):
@@ -256,6 +294,16 @@ def assert_disks_fit(records, sr, path):
         list(store.data(name))
 
 
+def assert_content(records, path, content):
+    """What a client was told is written is there, in clones and copies too."""
+    store = SrStore(path, GIB)
+    for ref, number in content.items():
+        if ref in records:
+            name = records[ref]["location"]
+            expected = data(number)[: store.virtual_size(name)]
+            assert store.read(name, 0, len(expected)) == expected, (ref, number)
+
+
 def tidy_records(client, sr, path, seconds=10):
     """Return all records once files and records fit.
 
@@ -278,15 +326,18 @@ def tidy_records(client, sr, path, seconds=10):
 @pytest.mark.parametrize("seed", [SEED])
 def test_a_kill_at_any_moment_leaves_a_whole_state(tmp_path, seed):
     chance = random.Random(seed)
-    there, gone = set(), set()
+    there, gone, content = set(), set(), {}
     for number in range(ROUNDS):
         process = Process(tmp_path / "state")
         try:
-            sr, path = look(process, tmp_path, there, gone)
+            sr, path = look(process, tmp_path, (there, gone, content))
             workers = [Worker(process, sr, chance.random()) for _ in range(CLIENTS)]
             # They go on with what is there: half of it is each one's own.
             for cls, ref in sorted(there):
-                chance.choice(workers).there.add((cls, ref))
+                worker = chance.choice(workers)
+                worker.there.add((cls, ref))
+                if ref in content:
+                    worker.content[ref] = content[ref]
             for worker in workers:
                 worker.start()
             time.sleep(chance.uniform(0.02, 0.8))
@@ -296,19 +347,23 @@ def test_a_kill_at_any_moment_leaves_a_whole_state(tmp_path, seed):
             worker.join(10)
             assert worker.failed is None, (seed, number, worker.failed)
         gone = gone.union(*(worker.gone for worker in workers))
+        content = {}
+        for worker in workers:
+            content.update(worker.content)
         # A guest and its disk may be two clients': what one removed the other had.
         doubtful = set().union(*(worker.doubtful for worker in workers))
         there = set().union(*(worker.there for worker in workers)) - gone - doubtful
     process = Process(tmp_path / "state")
     try:
-        look(process, tmp_path, there, gone)
+        look(process, tmp_path, (there, gone, content))
     finally:
         process.kill()
     assert len(gone) > 10
 
 
-def look(process, tmp_path, there, gone):
+def look(process, tmp_path, known):
     """Check the state after a restart; return the SR and where its files are."""
+    there, gone, content = known
     client = process.client()
     with contextlib.closing(client.connection):
         pool = client.call("pool.get_all_records").popitem()[1]
@@ -322,5 +377,6 @@ def look(process, tmp_path, there, gone):
         assert missing == []
         back = [one for one in gone if one[1] in records[one[0]]]
         assert back == []
+        assert_content(records["VDI"], path, content)
         client.call("session.logout")
     return sr, path
