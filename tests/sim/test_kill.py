@@ -31,7 +31,7 @@ from tests.sim.transfers import Carrier
 from xenapi_driver.sim import schema
 from xenapi_driver.sim.storage import SrStore, StorageError
 
-ROUNDS = 8
+ROUNDS = 5
 CLIENTS = 3
 SEED = int(os.environ.get("SIM_KILL_SEED", "20260821"))
 # Fields that may name what is gone on a real host too.
@@ -305,15 +305,18 @@ def assert_content(records, path, content):
 
 
 def tidy_records(client, sr, path, seconds=10):
-    """Return all records once files and records fit.
+    """Return all records once they fit each other and the files.
 
     The collector goes on with its work after a start, a file first and then its
-    record, so that they may differ for a moment; but not for good.
+    record, and the classes are read one by one: so they may differ for a moment, but
+    not for good.
     """
     end = time.monotonic() + seconds
     while True:
         records = everything(client)
         try:
+            assert dangling(records) == []
+            assert one_sided(records) == []
             assert_disks_fit(records, sr, path)
         except (AssertionError, StorageError, FileNotFoundError):
             if time.monotonic() > end:
@@ -371,8 +374,6 @@ def look(process, tmp_path, known):
         uuid = client.call("SR.get_uuid", sr)
         path = tmp_path / "state/dom0/run/sr-mount" / uuid
         records = tidy_records(client, sr, path)
-        assert dangling(records) == []
-        assert one_sided(records) == []
         missing = [one for one in there if one[1] not in records[one[0]]]
         assert missing == []
         back = [one for one in gone if one[1] in records[one[0]]]

@@ -60,7 +60,7 @@ def in_no_order(record):
 
 def machines(simulator):
     return [
-        (one.number, one.address, one.host, one.world.coordinator)
+        (one.number, one.address, one.host, one.home, one.world.coordinator)
         for one in simulator.machines.all
     ]
 

@@ -222,7 +222,7 @@ class Keeper:
         facts["dom0"] = world.dom0.root
         facts["dom0s"] = {host: dom0.root for host, dom0 in world.dom0s.items()}
         facts["machines"] = [
-            (one.number, one.address, one.host)
+            (one.number, one.address, one.host, one.home)
             for one in self._machines.all
             if one.world is world
         ]
@@ -239,6 +239,8 @@ class Keeper:
             return self._relative(value)
         if name == "dom0s":
             return {host: self._relative(root) for host, root in value.items()}
+        if name == "machines":
+            return [(*rest, self._relative(home)) for *rest, home in value]
         if name == "stores":
             return {
                 sr: (self._relative(path), size) for sr, (path, size) in value.items()
@@ -308,8 +310,8 @@ class Keeper:
         world.dom0.at_start = facts["at_start"]
         world.leases.restore(facts["leases"])
         self._machines.all += [
-            Machine(number, address, world, host)
-            for number, address, host in facts["machines"]
+            Machine(number, address, world, host, folder / home)
+            for number, address, host, home in facts["machines"]
         ]
         self._attach(pool, world)
 
