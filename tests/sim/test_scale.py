@@ -5,7 +5,8 @@ import threading
 
 import pytest
 
-from tests.sim.clients import vif_record, vm_record
+from tests.sim.clients import GIB, vif_record, vm_record
+from xenapi_driver.sim import memory
 
 MANY = 300
 
@@ -115,3 +116,36 @@ def test_who_waits_looks_at_nothing_twice(local, crowd, sim):
     waiter.join(10)
     assert [crowd[0]] == [event["ref"] for event in batches[0]["events"]]
     assert len(looked) < 60
+
+
+def test_a_start_looks_at_one_hosts_guests(sim, local, crowd, monkeypatch):
+    """The room on a host is summed up again when its guests change, not before."""
+    summed, inner = [], memory._free
+
+    def counted(db, host, about):
+        summed.append(len(about["resident_VMs"]))
+        return inner(db, host, about)
+
+    monkeypatch.setattr(memory, "_free", counted)
+    host = local.call("host.get_all")[0]
+
+    def room():
+        return int(local.call("host.compute_free_memory", host))
+
+    before = room()
+    for vm in crowd[:10]:
+        local.call("VM.start", vm, False, False)
+    summed.clear()
+    free = room()
+    assert [room() for _ in range(5)] == [free] * 5
+    assert len(summed) <= 1
+    assert before - free >= 10 * GIB
+    local.call("VM.hard_shutdown", crowd[0])
+    assert room() - free >= GIB
+
+
+def test_fresh_objects_share_nothing(sim):
+    db = sim.world.db
+    one, other = (db.row("VM", db.create("VM", {})) for _ in range(2))
+    assert one["other_config"] is not other["other_config"]
+    assert one["VBDs"] is not other["VBDs"]

@@ -58,7 +58,10 @@ def largest_guest(row: Row, total: int) -> int:
 
 def free(db: Registry, host: str) -> int:
     """Return what is left for new guests."""
-    about = db.row("host", host)
+    return int(db.remembered("host", host, "memory free", _free))
+
+
+def _free(db: Registry, host: str, about: Row) -> int:
     metrics = db.row("host_metrics", about["metrics"])
     guests = 0
     for ref in about["resident_VMs"]:

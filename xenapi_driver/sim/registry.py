@@ -15,6 +15,7 @@ import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, cast
 
 from xenapi_driver.sim import storable
@@ -58,6 +59,7 @@ class Table:
     :ivar indexes: field name to value to the references that have it
     :ivar hidden: names of fields that no client sees
     :ivar computed: fields that are worked out when they are read
+    :ivar defaults: what the fields of a new object hold
     """
 
     rows: dict[str, Row] = field(default_factory=dict)
@@ -66,6 +68,19 @@ class Table:
     indexes: dict[str, dict[str, dict[str, None]]] = field(default_factory=dict)
     hidden: tuple[str, ...] = ()
     computed: tuple[tuple[str, Computed], ...] = ()
+    defaults: Row = field(default_factory=dict)
+
+    def fresh_row(self) -> Row:
+        """Return a row of defaults of its own."""
+        row = self.defaults.copy()
+        for name in self._containers:
+            row[name] = row[name].copy()
+        return row
+
+    @cached_property
+    def _containers(self) -> list[str]:
+        found = self.defaults.items()
+        return [name for name, value in found if isinstance(value, (list, dict))]
 
     def enter(self, name: str, value: str, ref: str) -> None:
         """Note that an object has this value in an indexed field."""
@@ -97,6 +112,7 @@ class Registry:
         self.visited = 0
         self._computed = computed
         self._worked_out = WorkedOut(self)
+        self._remembered = WorkedOut(self, quiet=True)
         self._tables = {name: self._table(name) for name in schema.classes}
         # Class and reference of every object, the last changed one last.
         self._order: OrderedDict[tuple[str, str], None] = OrderedDict()
@@ -119,6 +135,7 @@ class Registry:
                 for (owner, name), compute in self._computed.items()
                 if owner == cls
             ),
+            defaults={name: about.initial() for name, about in fields.items()},
         )
 
     def new_uuid(self) -> str:
@@ -168,6 +185,13 @@ class Registry:
     def sources(self, cls: str, ref: str, name: str) -> set[Source]:
         """Return what a field was made of that is worked out, else nothing."""
         return self._worked_out.sources((cls, ref, name))
+
+    def remembered(self, cls: str, ref: str, name: str, compute: Computed) -> Any:
+        """Return what a function makes of an object, worked out when that changes.
+
+        :param name: no field, but a name for the value
+        """
+        return self._remembered.value((cls, ref, name), compute)
 
     def settle(self) -> None:
         """Make the events of fields that are worked out; before a look at events."""
@@ -254,9 +278,8 @@ class Registry:
     def create(self, cls: str, values: Row, ref: str | None = None) -> str:
         """Add an object; fields left out get the model's defaults."""
         with self.changed:
-            model = self.schema.classes[cls]
             ref = ref or self.new_ref()
-            row = {name: about.initial() for name, about in model.fields.items()}
+            row = self._tables[cls].fresh_row()
             if "uuid" in row:
                 row["uuid"] = self.new_uuid()
             unknown = set(values) - set(row)
@@ -276,6 +299,7 @@ class Registry:
             for name, target in self._owned.get(cls, ()):
                 self._link(target, row[name], ref)
             self._worked_out.outdate(cls, ref)
+            self._remembered.outdate(cls, ref)
             self.changed.notify_all()
             return ref
 
@@ -329,6 +353,7 @@ class Registry:
             self._order.move_to_end((cls, ref))
             self._note(cls, ref)
             self._worked_out.outdate(cls, ref)
+            self._remembered.outdate(cls, ref)
             self.changed.notify_all()
 
     def destroy(self, cls: str, ref: str) -> None:
@@ -348,6 +373,7 @@ class Registry:
             for name in table.indexes:
                 table.leave(name, row[name], ref)
             self._worked_out.outdate(cls, ref)
+            self._remembered.outdate(cls, ref)
             self._worked_out.forget(cls, ref, tuple(n for n, _ in table.computed))
             self.generation += 1
             table.deletions.append(Deletion(ref, stamp.created, self.generation))
@@ -376,8 +402,7 @@ class Registry:
         stamps: list[tuple[int, tuple[str, str]]] = []
         with self.changed:
             for cls, ref, stamp, values in objects:
-                fields = self.schema.classes[cls].fields
-                row = {name: about.initial() for name, about in fields.items()}
+                row = self._tables[cls].fresh_row()
                 row.update({n: v for n, v in values.items() if n in row})
                 table = self._tables[cls]
                 table.rows[ref], table.stamps[ref] = row, stamp

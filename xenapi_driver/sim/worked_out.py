@@ -97,10 +97,14 @@ class _Reader:
 
 
 class WorkedOut:
-    """The values that were worked out so far, and what they were made of."""
+    """The values that were worked out so far, and what they were made of.
 
-    def __init__(self, db: Database) -> None:
+    :param quiet: nobody is told of these values, so that no change makes an event
+    """
+
+    def __init__(self, db: Database, quiet: bool = False) -> None:
         self._db = db
+        self._quiet = quiet
         self._values: dict[Key, Any] = {}
         self._stale: dict[Key, Any] = {}
         self._sources: dict[Key, set[Source]] = {}
@@ -137,7 +141,7 @@ class WorkedOut:
         for source in ((cls, ref), (cls, "")):
             for key in self._readers.pop(source, ()):
                 value = self._values.pop(key, _NEVER)
-                if value is not _NEVER:
+                if value is not _NEVER and not self._quiet:
                     self._stale[key] = value
 
     def forget(self, cls: str, ref: str, names: tuple[str, ...]) -> None:
