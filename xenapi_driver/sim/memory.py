@@ -13,7 +13,10 @@ def overhead(row: Row) -> int:
     """Return what a guest costs beyond its own memory ("XAPI today", section 9)."""
     static_mib = row["memory_static_max"] / _MIB
     pages = math.ceil((256 * row["VCPUs_max"] + 2 * static_mib) / 256)
-    shadow = max(1, math.floor(row["HVM_shadow_multiplier"] * pages))
+    multiplier = row["HVM_shadow_multiplier"]
+    if not math.isfinite(multiplier):
+        multiplier = 1.0
+    shadow = max(1, math.floor(multiplier * pages))
     extra = math.ceil(38 * row["VCPUs_max"] / 256)
     if row["domain_type"] == "pv_in_pvh":
         extra += 23 + static_mib / 90

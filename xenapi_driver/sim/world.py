@@ -18,6 +18,9 @@ from xenapi_driver.sim.leases import Leases
 from xenapi_driver.sim.registry import Registry
 from xenapi_driver.sim.sr_kinds import Store
 
+# The last second that four digits of a year can tell.
+_LAST = 253402300799.0
+
 
 @dataclass(frozen=True)
 class Behaviour:
@@ -185,7 +188,11 @@ class World:
 
 
 def stamp(moment: float) -> Timestamp:
-    """Return a time, in seconds of the epoch, as XAPI writes it."""
+    """Return a time, in seconds of the epoch, as XAPI writes it.
+
+    What is later than the year 9999 is written as its end.
+    """
+    moment = min(moment, _LAST)
     return Timestamp(time.strftime("%Y%m%dT%H:%M:%SZ", time.gmtime(moment)))
 
 

@@ -69,7 +69,8 @@ def set_sched_gran(call: Call, host: str, value: str) -> None:
 def get_sched_gran(call: Call, host: str) -> str:
     """Return what Xen schedules as one since it was started."""
     path = call.world.dom0_of(host).root / _SCHEDULER
-    started = float(call.db.row("host", host)["other_config"]["boot_time"])
+    config = call.db.row("host", host)["other_config"]
+    started = float(config.get("boot_time", "0"))
     # The start is known to the second only.
     if path.exists() and path.stat().st_mtime + 1 < started:
         return path.read_text(encoding="ascii")

@@ -36,7 +36,7 @@ def get_dom0_access_status(call: Call, ref: str) -> str:
     hidden, when = _told(call, ref).get(row["pci_id"], (False, 0.0))
     config = call.db.row("host", row["host"])["other_config"]
     # The start is known to the second only.
-    started_since = when + 1 < float(config["boot_time"])
+    started_since = when + 1 < float(config.get("boot_time", "0"))
     if hidden:
         return "disabled" if started_since else "disable_on_reboot"
     return "enabled" if started_since else "enable_on_reboot"

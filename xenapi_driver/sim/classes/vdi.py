@@ -396,6 +396,7 @@ def set_name_description(call: Call, ref: str, value: str) -> None:
 @message("VDI.set_on_boot")
 def set_on_boot(call: Call, ref: str, value: str) -> None:
     """Choose whether each start begins with the same content."""
+    _require_leaf(call, ref)
     row = call.db.row("VDI", ref)
     sr_kinds.require_feature(call.db, row["SR"], "VDI_RESET_ON_BOOT")
     for vbd in row["VBDs"]:

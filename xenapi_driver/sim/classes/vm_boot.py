@@ -72,8 +72,11 @@ def change_nvram(call: Call, ref: str, *change: Any) -> None:
 
 
 @message("VM.set_NVRAM_EFI_variables")
-def set_efi_variables(call: Call, ref: str, value: str) -> None:
-    """Keep what a running guest's firmware wrote."""
+def set_efi_variables(call: Call, ref: str, value: str, update: str) -> None:
+    """Keep what a running guest's firmware wrote.
+
+    :param update: what became of its certificates meanwhile
+    """
     nvram = call.db.row("VM", ref)["NVRAM"]
     call.db.update("VM", ref, NVRAM={**nvram, _VARIABLES: value})
 

@@ -70,7 +70,8 @@ def _names(addresses: Iterable[str]) -> x509.SubjectAlternativeName:
         try:
             found.append(x509.IPAddress(ipaddress.ip_address(address)))
         except ValueError:
-            found.append(x509.DNSName(address))
+            if address.isascii():
+                found.append(x509.DNSName(address))
     return x509.SubjectAlternativeName(found)
 
 
