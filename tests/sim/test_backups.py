@@ -6,7 +6,7 @@ import base64
 import pytest
 
 from tests.sim.clients import Refused, vbd_record, vdi_record, vm_record
-from xenapi_driver.sim import cbt
+from xenapi_driver.sim.storage import cbt
 
 MIB = 1 << 20
 SIZE = 8 * MIB

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.sim.clients import Refused, XmlClient, vbd_record, vdi_record
-from xenapi_driver.sim import Behaviour, Simulator, block_devices
+from xenapi_driver.sim import Behaviour, Simulator
+from xenapi_driver.sim.storage import block_devices
 
 MIB = 1024**2
 DISK = 8 * MIB

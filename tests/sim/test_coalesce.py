@@ -13,8 +13,9 @@ import pytest
 
 from tests.sim import vhd_judges
 from tests.sim.clients import XmlClient, vdi_record
-from xenapi_driver.sim import Simulator, coalesce, sr_recovery, storage, vhd
-from xenapi_driver.sim.vhd_chain import Chain
+from xenapi_driver.sim import Simulator
+from xenapi_driver.sim.storage import coalesce, sr_recovery, vhd, vhd_store
+from xenapi_driver.sim.storage.vhd_chain import Chain
 
 MIB = 1 << 20
 SIZE = 8 * MIB
@@ -26,7 +27,7 @@ def free(name):
 
 @pytest.fixture
 def store(tmp_path):
-    return storage.SrStore(tmp_path / "sr", 1 << 30)
+    return vhd_store.SrStore(tmp_path / "sr", 1 << 30)
 
 
 def made(store, data=b"data"):
@@ -188,7 +189,7 @@ def test_a_broken_file_stops_the_collector(store):
     leaf, _base = clone(store, source)
     store.destroy(leaf)
     store.path_of(str(uuid.uuid4())).write_bytes(b"rubbish")
-    with pytest.raises(storage.Broken):
+    with pytest.raises(vhd_store.Broken):
         coalesce.next_step(store, free)
 
 
@@ -296,8 +297,8 @@ def test_a_disk_can_be_kept_from_the_collector(sim, local, sr):
 _WORK = """
 import sys, uuid
 from pathlib import Path
-from xenapi_driver.sim import coalesce, storage
-store, anchor = storage.SrStore(Path(sys.argv[1]), 1 << 30), sys.argv[2]
+from xenapi_driver.sim.storage import coalesce, vhd_store
+store, anchor = vhd_store.SrStore(Path(sys.argv[1]), 1 << 30), sys.argv[2]
 free = lambda name: False
 print("ready", flush=True)
 number = 0
@@ -330,7 +331,7 @@ def test_a_kill_leaves_every_disk_whole(tmp_path, store, moment):
         assert work.stdout.readline() == b"ready\n"
         time.sleep(0.03 + 0.037 * moment)
         os.kill(work.pid, signal.SIGKILL)
-    again = storage.SrStore(store.path, 1 << 30)
+    again = vhd_store.SrStore(store.path, 1 << 30)
     assert anchor in again.scan()
     assert again.read(anchor, 3 * MIB, 4) == b"data"
     assert {path.suffix for path in store.path.iterdir()} == {".vhd"}
@@ -384,6 +385,6 @@ def test_a_restarted_host_has_the_disks_it_had(tmp_path):
     path = sim.sr_path
     (path / f"{uuid.uuid4()}.copying").write_bytes(b"half a copy")
     sim.close()
-    again = storage.SrStore(path, 1 << 30)
+    again = vhd_store.SrStore(path, 1 << 30)
     assert len(again.scan()) == 1
     assert len(list(path.iterdir())) == 1

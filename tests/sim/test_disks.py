@@ -15,8 +15,9 @@ from tests.sim.clients import (
     vdi_record,
     vm_record,
 )
-from xenapi_driver.sim import Simulator, storage
+from xenapi_driver.sim import Simulator
 from xenapi_driver.sim.classes import vdi as vdi_class
+from xenapi_driver.sim.storage import vhd_store
 
 
 def refusal(client, method, *params):
@@ -98,9 +99,9 @@ def test_copy_that_fails_late_leaves_no_file(sim, local, sr, monkeypatch):
     before = sorted(sim.sr_path.iterdir())
 
     def fail(store, uuid):
-        raise storage.Broken("no such luck")
+        raise vhd_store.Broken("no such luck")
 
-    monkeypatch.setattr(storage.SrStore, "publish", fail)
+    monkeypatch.setattr(vhd_store.SrStore, "publish", fail)
     assert refusal(local, "VDI.copy", vdi, sr)[0] == "SR_BACKEND_FAILURE_46"
     assert sorted(sim.sr_path.iterdir()) == before
 

@@ -14,7 +14,8 @@ import unittest
 from pathlib import Path
 from unittest import mock
 
-from xenapi_driver.sim import block_devices, dom0, storage
+from xenapi_driver.sim import dom0
+from xenapi_driver.sim.storage import block_devices, vhd_store
 
 MIB = 1 << 20
 SR = "run/sr-mount/11111111-2222-4333-8444-555555555555"
@@ -346,7 +347,7 @@ class BlockDeviceTest(Dom0TestCase):
     def setUp(self) -> None:
         super().setUp()
         self.host = self.start()
-        self.sr = storage.SrStore(self.host.root / SR, 1 << 30)
+        self.sr = vhd_store.SrStore(self.host.root / SR, 1 << 30)
         self.sr.create(VDI, 8 * MIB)
         self.sr.write(VDI, 0, b"before")
         self.disk = self.sr.path_of(VDI)

@@ -8,8 +8,14 @@ import textwrap
 import pytest
 
 from tests.sim.clients import GIB, HttpSender, XmlClient
-from xenapi_driver.sim import Behaviour, Simulator, inventory_file
-from xenapi_driver.sim.inventory_file import InventoryRefused, parse, read, with_counts
+from xenapi_driver.sim import Behaviour, Simulator
+from xenapi_driver.sim.start import inventory_file
+from xenapi_driver.sim.start.inventory_file import (
+    InventoryRefused,
+    parse,
+    read,
+    with_counts,
+)
 
 WHOLE = """
 pools:

@@ -29,7 +29,7 @@ from tests.sim.clients import (
 )
 from tests.sim.transfers import Carrier
 from xenapi_driver.sim import schema
-from xenapi_driver.sim.storage import SrStore, StorageError
+from xenapi_driver.sim.storage.vhd_store import SrStore, StorageError
 
 ROUNDS = 5
 CLIENTS = 3

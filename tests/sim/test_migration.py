@@ -18,7 +18,7 @@ from tests.sim.pools import (
     store_of,
     wait_until,
 )
-from xenapi_driver.sim import cpus
+from xenapi_driver.sim.vms import cpus
 
 
 def test_disks_move_between_srs_of_a_pool(pair):

@@ -20,7 +20,8 @@ from tests.sim.clients import (
     vm_record,
 )
 from tests.sim.transfers import Carrier, finished
-from xenapi_driver.sim import Simulator, vhd
+from xenapi_driver.sim import Simulator
+from xenapi_driver.sim.storage import vhd
 
 MIB = 1 << 20
 SIZE = 8 * MIB

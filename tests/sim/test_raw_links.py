@@ -7,7 +7,7 @@ import uuid
 import pytest
 
 from tests.sim.clients import Refused, vdi_record
-from xenapi_driver.sim import coalesce, storage, vhd
+from xenapi_driver.sim.storage import coalesce, vhd, vhd_store
 
 MIB = 1 << 20
 SIZE = 8 * MIB
@@ -100,7 +100,7 @@ def test_a_vhd_is_read_through_its_raw_parent(sim, local, sr):
 
 
 def test_nothing_is_merged_into_a_raw_parent(tmp_path):
-    store = storage.SrStore(tmp_path, 1 << 30)
+    store = vhd_store.SrStore(tmp_path, 1 << 30)
     base, leaf = (str(uuid.uuid4()) for _ in range(2))
     (tmp_path / f"{base}.raw").write_bytes(b"base" + bytes(SIZE - 4))
     on_raw(tmp_path / f"{leaf}.vhd", tmp_path / f"{base}.raw")

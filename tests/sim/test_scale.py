@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from tests.sim.clients import GIB, vif_record, vm_record
-from xenapi_driver.sim import memory
+from xenapi_driver.sim.vms import memory
 
 MANY = 300
 

@@ -12,7 +12,7 @@ from tests.sim import vhd_judges
 from tests.sim.clients import Refused, vdi_record
 from tests.sim.test_vhd_of_dom0 import BASE, DATA, LEAF, MID
 from tests.sim.transfers import Carrier
-from xenapi_driver.sim import disks, vhd
+from xenapi_driver.sim.storage import disks, vhd
 
 MIB = 1 << 20
 SIZE = 64 * MIB

@@ -19,8 +19,8 @@ from tests.sim.clients import (
     vm_record,
 )
 from xenapi_driver.sim import Behaviour, Simulator
-from xenapi_driver.sim.keeper import FACTS, FORGOTTEN
-from xenapi_driver.sim.ledger import FILE, StateRefused
+from xenapi_driver.sim.state.keeper import FACTS, FORGOTTEN
+from xenapi_driver.sim.state.ledger import FILE, StateRefused
 
 
 @pytest.fixture

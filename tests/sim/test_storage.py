@@ -12,8 +12,8 @@ import uuid
 from pathlib import Path
 
 from tests.sim import vhd_judges
-from xenapi_driver.sim import coalesce, storage, vhd
-from xenapi_driver.sim.vhd_chain import MAX_CHAIN
+from xenapi_driver.sim.storage import coalesce, vhd, vhd_store
+from xenapi_driver.sim.storage.vhd_chain import MAX_CHAIN
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -23,7 +23,7 @@ class StorageTestCase(unittest.TestCase):
     def setUp(self) -> None:
         self.dir = Path(tempfile.mkdtemp(prefix="sim-sr-"))
         self.addCleanup(shutil.rmtree, self.dir)
-        self.sr = storage.SrStore(self.dir / "sr", GIB)
+        self.sr = vhd_store.SrStore(self.dir / "sr", GIB)
 
     def made(self, data: bytes = b"", size: int = 8 * MIB) -> str:
         name = str(uuid.uuid4())
@@ -55,18 +55,18 @@ class CreateTest(StorageTestCase):
 
     def test_uuid_that_is_taken(self) -> None:
         name = self.made(b"mine")
-        with self.assertRaises(storage.Broken):
+        with self.assertRaises(vhd_store.Broken):
             self.sr.create(name, MIB)
         self.assertEqual(b"mine\0", self.content(name))
 
     def test_impossible_sizes(self) -> None:
         for size in (0, -1, 2041 * GIB):
-            with self.subTest(size), self.assertRaises(storage.BadSize):
+            with self.subTest(size), self.assertRaises(vhd_store.BadSize):
                 self.made(size=size)
 
     def test_names_that_are_no_uuid(self) -> None:
         for name in ("../x", "", "ABC", str(uuid.uuid4()).upper()):
-            with self.subTest(name), self.assertRaises(storage.Missing):
+            with self.subTest(name), self.assertRaises(vhd_store.Missing):
                 self.sr.create(name, MIB)
 
 
@@ -115,16 +115,16 @@ class CloneTest(StorageTestCase):
             self.cloned(source)
             self.sr.write(source, 0, b"x")
         before = self.files()
-        with self.assertRaises(storage.ChainTooLong):
+        with self.assertRaises(vhd_store.ChainTooLong):
             self.cloned(source)
         self.assertEqual(before, self.files())
         self.assertEqual(b"x", self.sr.read(source, 0, 1))
 
     def test_base_copies_are_neither_cloned_nor_written(self) -> None:
         _leaf, base = self.cloned(self.made(b"data"))
-        with self.assertRaises(storage.Broken):
+        with self.assertRaises(vhd_store.Broken):
             self.cloned(base)
-        with self.assertRaises(storage.Broken):
+        with self.assertRaises(vhd_store.Broken):
             self.sr.write(base, 0, b"x")
 
 
@@ -141,15 +141,15 @@ class CopyTest(StorageTestCase):
         self.assertEqual(self.sr.read(new, 0, 8 * MIB), seen)
 
     def test_copy_into_another_sr(self) -> None:
-        other = storage.SrStore(self.dir / "other", GIB)
+        other = vhd_store.SrStore(self.dir / "other", GIB)
         source, new = self.made(b"data"), str(uuid.uuid4())
         self.sr.copy(source, new, other)
         self.assertEqual({source}, self.files())
         self.assertEqual(b"data", other.read(new, 3 * MIB, 4))
 
     def test_full_destination_is_left_as_it_was(self) -> None:
-        other = storage.SrStore(self.dir / "other", MIB)
-        with self.assertRaises(storage.NoSpace):
+        other = vhd_store.SrStore(self.dir / "other", MIB)
+        with self.assertRaises(vhd_store.NoSpace):
             self.sr.copy(self.made(b"data"), str(uuid.uuid4()), other)
         self.assertEqual([], list(other.path.iterdir()))
 
@@ -165,7 +165,7 @@ class ResizeTest(StorageTestCase):
 
     def test_shrinking_is_refused(self) -> None:
         name = self.made(size=8 * MIB)
-        with self.assertRaises(storage.BadSize):
+        with self.assertRaises(vhd_store.BadSize):
             self.sr.resize(name, 4 * MIB)
         self.sr.resize(name, 8 * MIB)
         self.assertEqual(8 * MIB, self.sr.scan()[name].virtual_size)
@@ -188,7 +188,7 @@ class DestroyTest(StorageTestCase):
 
     def test_disk_in_use_by_others_stays(self) -> None:
         _leaf, base = self.cloned(self.made(b"data"))
-        with self.assertRaises(storage.Broken):
+        with self.assertRaises(vhd_store.Broken):
             self.sr.destroy(base)
         self.assertIn(base, self.files())
 
@@ -207,7 +207,7 @@ class DestroyTest(StorageTestCase):
             lambda: self.sr.copy(gone, str(uuid.uuid4())),
             lambda: self.cloned(gone),
         ):
-            with self.assertRaises(storage.Missing):
+            with self.assertRaises(vhd_store.Missing):
                 act()
 
 
@@ -231,20 +231,20 @@ class ScanTest(StorageTestCase):
         self.made()
         bad = str(uuid.uuid4())
         self.sr.path_of(bad).write_bytes(b"rubbish" * 100)
-        with self.assertRaisesRegex(storage.Broken, bad):
+        with self.assertRaisesRegex(vhd_store.Broken, bad):
             self.sr.scan()
 
     def test_missing_parent_fails_the_scan(self) -> None:
         leaf, parent = self.cloned(self.made(b"data"))
         self.sr.path_of(parent).unlink()
-        with self.assertRaisesRegex(storage.Broken, parent):
+        with self.assertRaisesRegex(vhd_store.Broken, parent):
             self.sr.scan()
 
 
 class SpaceTest(StorageTestCase):
     def setUp(self) -> None:
         super().setUp()
-        self.sr = storage.SrStore(self.dir / "small", 5 * MIB)
+        self.sr = vhd_store.SrStore(self.dir / "small", 5 * MIB)
 
     def test_disks_are_thin(self) -> None:
         self.made(size=500 * GIB)
@@ -253,7 +253,7 @@ class SpaceTest(StorageTestCase):
     def test_writes_beyond_the_size_are_refused(self) -> None:
         name = self.made(b"x")
         self.sr.write(name, 0, b"y")
-        with self.assertRaises(storage.NoSpace):
+        with self.assertRaises(vhd_store.NoSpace):
             self.sr.write(name, 7 * MIB, b"z")
         self.sr.write(name, 1, b"z")  # in a block that is there
         self.assertLessEqual(self.sr.used_bytes(), 5 * MIB)
@@ -262,7 +262,7 @@ class SpaceTest(StorageTestCase):
         (self.sr.path / "staging").mkdir()
         (self.sr.path / "staging/part").write_bytes(bytes(5 * MIB))
         for act in (self.made, lambda: self.sr.create(str(uuid.uuid4()), MIB)):
-            with self.assertRaises(storage.NoSpace):
+            with self.assertRaises(vhd_store.NoSpace):
                 act()
 
     def test_clone_that_does_not_fit_changes_nothing(self) -> None:
@@ -270,7 +270,7 @@ class SpaceTest(StorageTestCase):
         (self.sr.path / "filler").write_bytes(bytes(3 * MIB - 20000))
         self.sr.size_bytes = self.sr.used_bytes() + 1000
         before = self.files()
-        with self.assertRaises(storage.NoSpace):
+        with self.assertRaises(vhd_store.NoSpace):
             self.cloned(name)
         self.assertEqual(before, self.files())
 

@@ -11,8 +11,8 @@ import unittest
 from pathlib import Path
 
 from tests.sim import vhd_judges
-from xenapi_driver.sim import vhd
-from xenapi_driver.sim.vhd_chain import Chain
+from xenapi_driver.sim.storage import vhd
+from xenapi_driver.sim.storage.vhd_chain import Chain
 
 DATA = Path(__file__).parent.parent / "data" / "vhd"
 MIB = 1 << 20

@@ -18,7 +18,7 @@ from tests.sim.clients import (
     vm_record,
 )
 from tests.sim.transfers import Carrier, finished
-from xenapi_driver.sim import tar_stream, xxh64
+from xenapi_driver.sim.xva import tar_stream, xxh64
 
 MIB = 1 << 20
 SIZE = 8 * MIB
@@ -354,7 +354,7 @@ def test_a_start_waits_for_an_export(local, carrier, vm, monkeypatch):
         seen.append(local.call("Async.VM.start", vm, False, False))
         seen.append(local.call("VM.get_power_state", vm))
 
-    monkeypatch.setattr("xenapi_driver.sim.xva_disks.write", start_meanwhile)
+    monkeypatch.setattr("xenapi_driver.sim.xva.xva_disks.write", start_meanwhile)
     carrier.get("/export", ref=vm)
     operations, task, state = seen
     assert (list(operations.values()), state) == (["export"], "Halted")

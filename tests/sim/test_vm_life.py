@@ -16,8 +16,9 @@ from tests.sim.clients import (
     vdi_record,
     vm_record,
 )
-from xenapi_driver.sim import Behaviour, Simulator, guests
+from xenapi_driver.sim import Behaviour, Simulator
 from xenapi_driver.sim.leases import Leases
+from xenapi_driver.sim.vms import guests
 
 MIB = 1024**2
 

@@ -10,8 +10,8 @@ import time
 import pytest
 
 from tests.sim.clients import Refused, vm_record
-from xenapi_driver.sim import guest_store
 from xenapi_driver.sim.doors.xenstore_socket import XenstoreSocket
+from xenapi_driver.sim.vms import guest_store
 from xenapi_driver.sim.xenstore import MAX_PAYLOAD, Refusal, Xenstore
 from xenapi_driver.sim.xenstore_client import RemoteXenstore
 

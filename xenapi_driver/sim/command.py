@@ -11,13 +11,13 @@ import tempfile
 from pathlib import Path
 from typing import TextIO
 
-from xenapi_driver.sim import inventory_file
 from xenapi_driver.sim.doors import listening
-from xenapi_driver.sim.inventory_file import InventoryRefused, PoolPlan
-from xenapi_driver.sim.ledger import StateRefused
 from xenapi_driver.sim.request_log import RequestLog
 from xenapi_driver.sim.simulator import Simulator
-from xenapi_driver.sim.start_of_day import GIB
+from xenapi_driver.sim.start import inventory_file
+from xenapi_driver.sim.start.inventory_file import InventoryRefused, PoolPlan
+from xenapi_driver.sim.start.start_of_day import GIB
+from xenapi_driver.sim.state.ledger import StateRefused
 from xenapi_driver.sim.world import Behaviour
 
 PROGRAM = "python -m xenapi_driver.sim"

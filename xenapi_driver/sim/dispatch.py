@@ -11,10 +11,11 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from xenapi_driver.sim import absent, forwarding, sessions, tasks
+from xenapi_driver.sim import absent, sessions, tasks
 from xenapi_driver.sim.expression import search
 from xenapi_driver.sim.failure import Failure, handle_invalid, internal_error
 from xenapi_driver.sim.messages import HANDLERS, Call, Handler, Place
+from xenapi_driver.sim.pools import forwarding
 from xenapi_driver.sim.registry import Registry
 from xenapi_driver.sim.schema import ClassModel, Message, Schema, Type, convert
 from xenapi_driver.sim.world import World

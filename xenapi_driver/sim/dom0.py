@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 from xml.parsers.expat import ExpatError
 
-from xenapi_driver.sim import block_devices
 from xenapi_driver.sim.doors.xenstore_socket import XenstoreSocket
+from xenapi_driver.sim.storage import block_devices
 from xenapi_driver.sim.xenstore import Xenstore
 from xenapi_driver.sim.xenstore_client import RemoteXenstore
 

@@ -20,8 +20,8 @@ from typing import Any, cast
 
 from xenapi_driver.sim import storable
 from xenapi_driver.sim.failure import Failure, handle_invalid
-from xenapi_driver.sim.guard import Guard
 from xenapi_driver.sim.schema import NULL, Schema
+from xenapi_driver.sim.state.guard import Guard
 from xenapi_driver.sim.worked_out import Source, WorkedOut
 
 # Deletions kept a table before the older half is forgotten ("XAPI today", 4).

@@ -10,16 +10,7 @@ from typing import Any, TypeVar
 
 import XenAPI
 
-from xenapi_driver.sim import (
-    catalogue,
-    guest_store,
-    identity,
-    inventory,
-    power,
-    schema,
-    supporter,
-)
-from xenapi_driver.sim.collector import Collector
+from xenapi_driver.sim import catalogue, inventory, schema
 from xenapi_driver.sim.dispatch import Dispatcher, Requests
 from xenapi_driver.sim.dom0 import SR_MOUNT, Dom0, find_dom0_python
 from xenapi_driver.sim.doors import admin, in_process
@@ -28,15 +19,23 @@ from xenapi_driver.sim.doors.server import Server, UnixServer
 from xenapi_driver.sim.doors.site import Site
 from xenapi_driver.sim.failure import ConnectionCut, Failure
 from xenapi_driver.sim.faults import Faults
-from xenapi_driver.sim.furnish import furnish
-from xenapi_driver.sim.inventory_file import InventoryRefused, PoolPlan, with_counts
-from xenapi_driver.sim.keeper import Keeper
-from xenapi_driver.sim.ledger import Ledger
-from xenapi_driver.sim.machines import Machine, Machines
 from xenapi_driver.sim.messages import COMPUTED, Place
+from xenapi_driver.sim.pools import power, supporter
+from xenapi_driver.sim.pools.machines import Machine, Machines
 from xenapi_driver.sim.registry import Registry
 from xenapi_driver.sim.request_log import RequestLog, outcome_of
-from xenapi_driver.sim.start_of_day import GIB, Hardware, populate
+from xenapi_driver.sim.start import identity
+from xenapi_driver.sim.start.furnish import furnish
+from xenapi_driver.sim.start.inventory_file import (
+    InventoryRefused,
+    PoolPlan,
+    with_counts,
+)
+from xenapi_driver.sim.start.start_of_day import GIB, Hardware, populate
+from xenapi_driver.sim.state.keeper import Keeper
+from xenapi_driver.sim.state.ledger import Ledger
+from xenapi_driver.sim.storage.collector import Collector
+from xenapi_driver.sim.vms import guest_store
 from xenapi_driver.sim.world import Behaviour, World
 
 AnyDoor = TypeVar("AnyDoor", Server, UnixServer)

@@ -16,7 +16,7 @@ from xenapi_driver.sim.doors.wire import Timestamp
 from xenapi_driver.sim.faults import Faults
 from xenapi_driver.sim.leases import Leases
 from xenapi_driver.sim.registry import Registry
-from xenapi_driver.sim.sr_kinds import Store
+from xenapi_driver.sim.storage.sr_kinds import Store
 
 # The last second that four digits of a year can tell.
 _LAST = 253402300799.0

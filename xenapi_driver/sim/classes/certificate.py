@@ -4,12 +4,12 @@
 import re
 from pathlib import Path
 
-from xenapi_driver.sim import identity, pem
 from xenapi_driver.sim.failure import Failure, handle_invalid
-from xenapi_driver.sim.machines import Machine
 from xenapi_driver.sim.messages import Call, message
+from xenapi_driver.sim.pools.machines import Machine
+from xenapi_driver.sim.pools.settlement import machines_of
 from xenapi_driver.sim.registry import Registry
-from xenapi_driver.sim.settlement import machines_of
+from xenapi_driver.sim.start import identity, pem
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]+")
 _LISTS = "etc/stunnel/crls"

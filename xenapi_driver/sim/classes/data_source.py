@@ -4,16 +4,17 @@
 import time
 from typing import Any
 
-from xenapi_driver.sim import metrics, states
 from xenapi_driver.sim.failure import Failure, internal_error
 from xenapi_driver.sim.messages import Call, message
-from xenapi_driver.sim.metrics import Owner, Source
+from xenapi_driver.sim.metrics import measures
+from xenapi_driver.sim.metrics.measures import Owner, Source
+from xenapi_driver.sim.vms import states
 
 
 def _guest(call: Call, vm: str) -> Owner:
     """Return a guest whose sources can be looked at and chosen now."""
     states.require(call.db, vm, "data_source_op")
-    return metrics.guest(call.world, vm)
+    return measures.guest(call.world, vm)
 
 
 def _find(owner: Owner, name: str) -> Source:
@@ -54,7 +55,7 @@ def query_vm_data_source(call: Call, vm: str, name: str) -> float:
     state = call.db.row("VM", vm)["power_state"]
     if state not in ("Running", "Paused"):
         raise Failure("VM_BAD_POWER_STATE", vm, "running;paused", state.lower())
-    return _find(metrics.guest(call.world, vm), name).value(time.time())
+    return _find(measures.guest(call.world, vm), name).value(time.time())
 
 
 @message("VM.record_data_source")
@@ -72,25 +73,25 @@ def forget_vm_data_source(call: Call, vm: str, name: str) -> None:
 @message("host.get_data_sources")
 def get_host_data_sources(call: Call, host: str) -> list[dict[str, Any]]:
     """Return what is measured of a host."""
-    return _records(call, metrics.host(call.world, host))
+    return _records(call, measures.host(call.world, host))
 
 
 @message("host.query_data_source")
 def query_host_data_source(call: Call, host: str, name: str) -> float:
     """Return a value now."""
-    return _find(metrics.host(call.world, host), name).value(time.time())
+    return _find(measures.host(call.world, host), name).value(time.time())
 
 
 @message("host.record_data_source")
 def record_host_data_source(call: Call, host: str, name: str) -> None:
     """Record a source from now on."""
-    _record(call, metrics.host(call.world, host), name)
+    _record(call, measures.host(call.world, host), name)
 
 
 @message("host.forget_data_source_archives")
 def forget_host_data_source(call: Call, host: str, name: str) -> None:
     """Forget what was recorded, and record it no more."""
-    _forget(call, metrics.host(call.world, host), name)
+    _forget(call, measures.host(call.world, host), name)
 
 
 def _record(call: Call, owner: Owner, name: str) -> None:

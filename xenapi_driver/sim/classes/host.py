@@ -3,11 +3,11 @@
 
 import json
 
-from xenapi_driver.sim import memory
 from xenapi_driver.sim.dom0 import PluginError
 from xenapi_driver.sim.failure import Failure, internal_error
 from xenapi_driver.sim.messages import Call, computed, message
 from xenapi_driver.sim.registry import Registry, Row
+from xenapi_driver.sim.vms import memory
 
 _ALWAYS = ["vm_migrate", "provision", "vm_resume", "enable", "evacuate", "vm_start"]
 _WHEN_DISABLED = ["apply_updates", "reboot", "shutdown"]

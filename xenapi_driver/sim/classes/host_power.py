@@ -8,10 +8,10 @@ restarted is back ``Behaviour.boot_time`` seconds after that.
 import threading
 from collections.abc import Callable
 
-from xenapi_driver.sim import power, settlement
 from xenapi_driver.sim.failure import Failure
-from xenapi_driver.sim.machines import Machine
 from xenapi_driver.sim.messages import Call, message
+from xenapi_driver.sim.pools import power, settlement
+from xenapi_driver.sim.pools.machines import Machine
 
 # The answer is on its way when the host goes, this many seconds later.
 _MOMENT = 0.1

@@ -4,10 +4,10 @@
 import threading
 from urllib.parse import urlsplit
 
-from xenapi_driver.sim import power, settlement
 from xenapi_driver.sim.classes.pool import refuse_external_auth
 from xenapi_driver.sim.failure import Failure, handle_invalid
 from xenapi_driver.sim.messages import Call, message
+from xenapi_driver.sim.pools import power, settlement
 
 _LOG = "var/log/xensource.log"
 _CAPABILITIES = (

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Class pool: hosts that come, go and take the lead."""
 
-from xenapi_driver.sim import forwarding, power, settlement
 from xenapi_driver.sim.failure import Failure, internal_error
-from xenapi_driver.sim.machines import Machine, is_slave
 from xenapi_driver.sim.messages import Call, message
+from xenapi_driver.sim.pools import forwarding, power, settlement
+from xenapi_driver.sim.pools.machines import Machine, is_slave
 from xenapi_driver.sim.world import World
 
 

@@ -4,12 +4,14 @@
 import contextlib
 from collections.abc import Iterator
 
-from xenapi_driver.sim import cpus, exodus, guests, history, operations, states, tasks
+from xenapi_driver.sim import tasks
 from xenapi_driver.sim.classes import network
 from xenapi_driver.sim.failure import Failure, handle_invalid, internal_error
 from xenapi_driver.sim.messages import Call, message
+from xenapi_driver.sim.pools import exodus
 from xenapi_driver.sim.registry import Registry, Row
 from xenapi_driver.sim.schema import NULL
+from xenapi_driver.sim.vms import cpus, guests, history, operations, states
 from xenapi_driver.sim.world import World, now
 
 # What the driver of an SR must be able to do for disks to be moved to it.

@@ -3,9 +3,9 @@
 
 from typing import Any
 
-from xenapi_driver.sim import sr_attach
 from xenapi_driver.sim.failure import Failure
 from xenapi_driver.sim.messages import Call, message
+from xenapi_driver.sim.storage import sr_attach
 
 
 def keep_secrets(call: Call, config: dict[str, str]) -> dict[str, str]:

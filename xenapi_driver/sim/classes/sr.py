@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Class SR: where disks live."""
 
-from xenapi_driver.sim import disks, sr_attach, sr_kinds
 from xenapi_driver.sim.classes import pbd
 from xenapi_driver.sim.failure import Failure
 from xenapi_driver.sim.messages import Call, computed, message
 from xenapi_driver.sim.registry import Registry, Row
+from xenapi_driver.sim.storage import disks, sr_attach, sr_kinds
 
 _ALWAYS = ("unplug", "plug", "pbd_create", "pbd_destroy", "scan", "vdi_clone")
 # Operations that need something of the driver.

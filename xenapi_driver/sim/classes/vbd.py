@@ -4,12 +4,13 @@
 import re
 from typing import Any
 
-from xenapi_driver.sim import disks, states
-from xenapi_driver.sim.block_devices import DeviceBusy, NoBlockDevices
 from xenapi_driver.sim.failure import Failure
 from xenapi_driver.sim.messages import Call, computed, message
 from xenapi_driver.sim.registry import Registry, Row
 from xenapi_driver.sim.schema import NULL
+from xenapi_driver.sim.storage import disks
+from xenapi_driver.sim.storage.block_devices import DeviceBusy, NoBlockDevices
+from xenapi_driver.sim.vms import states
 from xenapi_driver.sim.world import World
 
 MAX_DEVICES = 255

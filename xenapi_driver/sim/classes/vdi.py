@@ -5,12 +5,13 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from xenapi_driver.sim import cbt, disks, sr_kinds, tasks
+from xenapi_driver.sim import tasks
 from xenapi_driver.sim.failure import Failure
 from xenapi_driver.sim.messages import Call, computed, message
 from xenapi_driver.sim.registry import Registry, Row
 from xenapi_driver.sim.schema import NULL
-from xenapi_driver.sim.storage import SrStore
+from xenapi_driver.sim.storage import cbt, disks, sr_kinds
+from xenapi_driver.sim.storage.vhd_store import SrStore
 from xenapi_driver.sim.world import now
 
 # What a clone or copy takes over from its source.

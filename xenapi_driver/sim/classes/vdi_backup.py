@@ -4,11 +4,11 @@
 import base64
 from typing import Any
 
-from xenapi_driver.sim import cbt, disks, sr_kinds
 from xenapi_driver.sim.classes import vdi
 from xenapi_driver.sim.failure import Failure
 from xenapi_driver.sim.messages import HANDLERS, Call, message
 from xenapi_driver.sim.registry import Row
+from xenapi_driver.sim.storage import cbt, disks, sr_kinds
 
 _TRACKED = ("user", "system")
 _PURPOSES = ("nbd", "insecure_nbd")

@@ -5,10 +5,10 @@ import hashlib
 import uuid as uuidlib
 from typing import Any
 
-from xenapi_driver.sim import disks, sr_kinds
 from xenapi_driver.sim.failure import Failure
 from xenapi_driver.sim.messages import Call, message
-from xenapi_driver.sim.storage import SrStore
+from xenapi_driver.sim.storage import disks, sr_kinds
+from xenapi_driver.sim.storage.vhd_store import SrStore
 
 _STEP = 1024 * 1024
 

@@ -6,12 +6,12 @@ import ipaddress
 import re
 from typing import Any
 
-from xenapi_driver.sim import guest_agent, states
 from xenapi_driver.sim.classes import network
 from xenapi_driver.sim.failure import Failure
 from xenapi_driver.sim.messages import Call, computed, message
 from xenapi_driver.sim.registry import Registry, Row
 from xenapi_driver.sim.schema import NULL
+from xenapi_driver.sim.vms import guest_agent, states
 
 MAX_DEVICES = 16
 _MAC = re.compile(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}\Z")

@@ -3,12 +3,12 @@
 
 from typing import Any
 
-from xenapi_driver.sim import guests, memory, states, vm_copies
 from xenapi_driver.sim.classes import vdi
 from xenapi_driver.sim.failure import Failure
 from xenapi_driver.sim.messages import Call, computed, message
 from xenapi_driver.sim.registry import Registry, Row
 from xenapi_driver.sim.schema import NULL
+from xenapi_driver.sim.vms import guests, memory, states, vm_copies
 from xenapi_driver.sim.world import now
 
 # Constructor fields that are accepted and ignored (quirks of the data model).

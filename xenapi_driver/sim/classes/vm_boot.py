@@ -3,10 +3,10 @@
 
 from typing import Any
 
-from xenapi_driver.sim import guests, operations, states
 from xenapi_driver.sim.failure import Failure
 from xenapi_driver.sim.messages import Call, message
 from xenapi_driver.sim.registry import Row
+from xenapi_driver.sim.vms import guests, operations, states
 
 _SETTABLE = {
     name for name in guests.BIOS_STRINGS if name.startswith(("bios", "system", "base"))

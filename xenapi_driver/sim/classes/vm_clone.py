@@ -5,11 +5,11 @@ import contextlib
 import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
 
-from xenapi_driver.sim import history, operations, vm_copies
 from xenapi_driver.sim.classes import vbd, vdi
 from xenapi_driver.sim.failure import Failure, internal_error
 from xenapi_driver.sim.messages import Call, message
 from xenapi_driver.sim.schema import NULL
+from xenapi_driver.sim.vms import history, operations, vm_copies
 
 _NO_ISO = "Cannot copy a VM's disks to an ISO SR"
 

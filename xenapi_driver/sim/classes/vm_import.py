@@ -9,10 +9,11 @@ import urllib.request
 from http.client import HTTPException, HTTPResponse
 from urllib.parse import unquote, urlsplit
 
-from xenapi_driver.sim import disks, vm_archive
 from xenapi_driver.sim.failure import Failure
 from xenapi_driver.sim.messages import Call, message
-from xenapi_driver.sim.ova_import import Choices
+from xenapi_driver.sim.storage import disks
+from xenapi_driver.sim.xva import vm_archive
+from xenapi_driver.sim.xva.ova_import import Choices
 
 _TIMEOUT = 60  # seconds without a byte
 

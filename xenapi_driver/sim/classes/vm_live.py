@@ -4,10 +4,10 @@
 import time
 from typing import Any
 
-from xenapi_driver.sim import guest_store, guests, operations, states
 from xenapi_driver.sim.failure import Failure
 from xenapi_driver.sim.messages import Call, message
 from xenapi_driver.sim.registry import Row
+from xenapi_driver.sim.vms import guest_store, guests, operations, states
 
 _AGENT_PLUGIN = "guest-agent-operation"
 _AGENT_FUNCTIONS = {

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Class VM: memory and processors, of halted and of running guests."""
 
-from xenapi_driver.sim import memory, operations, states
 from xenapi_driver.sim.failure import Failure
 from xenapi_driver.sim.messages import Call, message
 from xenapi_driver.sim.registry import Row
+from xenapi_driver.sim.vms import memory, operations, states
 
 _VCPUS = "VCPU values must satisfy: 0 < VCPUs_at_startup \u2264 VCPUs_max"
 _VCPUS_LIVE = "VCPU values must satisfy: 0 < VCPUs \u2264 VCPUs_max"

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Class VM: on which hosts a guest can start, and on which it does."""
 
-from xenapi_driver.sim import guests, memory
 from xenapi_driver.sim.failure import Failure
 from xenapi_driver.sim.messages import Call, message
 from xenapi_driver.sim.schema import NULL
+from xenapi_driver.sim.vms import guests, memory
 
 
 def fitting(call: Call, vm: str) -> list[str]:

@@ -4,9 +4,14 @@
 import json
 import time
 
-from xenapi_driver.sim import (
-    disks,
-    forwarding,
+from xenapi_driver.sim.classes import vdi, vm_placement
+from xenapi_driver.sim.failure import Failure
+from xenapi_driver.sim.messages import Call, message
+from xenapi_driver.sim.pools import forwarding
+from xenapi_driver.sim.registry import Row
+from xenapi_driver.sim.schema import NULL
+from xenapi_driver.sim.storage import disks
+from xenapi_driver.sim.vms import (
     guest_agent,
     guests,
     history,
@@ -14,11 +19,6 @@ from xenapi_driver.sim import (
     operations,
     states,
 )
-from xenapi_driver.sim.classes import vdi, vm_placement
-from xenapi_driver.sim.failure import Failure
-from xenapi_driver.sim.messages import Call, message
-from xenapi_driver.sim.registry import Row
-from xenapi_driver.sim.schema import NULL
 
 
 @message("VM.start")

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Class VM: snapshots and checkpoints, and the way back to them."""
 
-from xenapi_driver.sim import disks, guests, history, operations, vm_copies, vm_metadata
 from xenapi_driver.sim.classes import vdi, vm_power
 from xenapi_driver.sim.doors.wire import Timestamp
 from xenapi_driver.sim.failure import Failure
 from xenapi_driver.sim.messages import Call, message
 from xenapi_driver.sim.registry import Row
 from xenapi_driver.sim.schema import NULL
+from xenapi_driver.sim.storage import disks
+from xenapi_driver.sim.vms import guests, history, operations, vm_copies, vm_metadata
 from xenapi_driver.sim.world import now
 
 # What a revert brings back beyond what a snapshot's own record holds.

@@ -4,11 +4,11 @@
 import re
 from typing import Any
 
-from xenapi_driver.sim import vm_copies
 from xenapi_driver.sim.classes import vm_snapshot
 from xenapi_driver.sim.failure import Failure
 from xenapi_driver.sim.messages import Call, message
 from xenapi_driver.sim.schema import NULL
+from xenapi_driver.sim.vms import vm_copies
 from xenapi_driver.sim.world import now
 
 _MOST_KEPT = 10

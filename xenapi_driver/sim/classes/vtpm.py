@@ -4,10 +4,10 @@
 import base64
 import binascii
 
-from xenapi_driver.sim import states, vm_copies
 from xenapi_driver.sim.failure import Failure
 from xenapi_driver.sim.messages import Call, computed, message
 from xenapi_driver.sim.registry import Registry, Row
+from xenapi_driver.sim.vms import states, vm_copies
 
 _MOST = 1
 

@@ -45,8 +45,11 @@ import urllib.parse
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from xenapi_driver.sim import disks, faults, guests, inventory, power
-from xenapi_driver.sim.machines import Machine
+from xenapi_driver.sim import faults, inventory
+from xenapi_driver.sim.pools import power
+from xenapi_driver.sim.pools.machines import Machine
+from xenapi_driver.sim.storage import disks
+from xenapi_driver.sim.vms import guests
 from xenapi_driver.sim.world import World
 
 PREFIX = "/_sim"

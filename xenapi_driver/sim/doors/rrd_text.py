@@ -6,8 +6,8 @@ import math
 from typing import Any
 from xml.sax.saxutils import escape  # noqa: S406 (escape only writes)
 
-from xenapi_driver.sim.archives import ARCHIVES, KINDS, STEP, Column, Table
-from xenapi_driver.sim.metrics import Owner
+from xenapi_driver.sim.metrics.archives import ARCHIVES, KINDS, STEP, Column, Table
+from xenapi_driver.sim.metrics.measures import Owner
 from xenapi_driver.sim.world import World
 
 # Seconds after which a value that nobody renewed is unknown.

@@ -6,14 +6,15 @@ An import answers 200 before it has read anything: whether it went well, the tas
 
 from __future__ import annotations
 
-from xenapi_driver.sim import disk_transfer, disks, xva_disks
 from xenapi_driver.sim.classes import vdi as vdi_class
-from xenapi_driver.sim.disk_transfer import Place
 from xenapi_driver.sim.doors.exchange import Exchange, handler
 from xenapi_driver.sim.doors.refusals import Refusal
 from xenapi_driver.sim.failure import Failure
 from xenapi_driver.sim.messages import Call
 from xenapi_driver.sim.registry import Registry
+from xenapi_driver.sim.storage import disk_transfer, disks
+from xenapi_driver.sim.storage.disk_transfer import Place
+from xenapi_driver.sim.xva import xva_disks
 
 # Format to content type and the ending of the proposed file name.
 _FORMATS = {

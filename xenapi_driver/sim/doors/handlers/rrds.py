@@ -6,11 +6,11 @@ A host tells of itself and of the guests that run on it ("XAPI today", section 1
 
 import time
 
-from xenapi_driver.sim import archives, metrics
 from xenapi_driver.sim.doors import rrd_text
 from xenapi_driver.sim.doors.exchange import Exchange, handler
 from xenapi_driver.sim.doors.refusals import Refusal
-from xenapi_driver.sim.metrics import Owner
+from xenapi_driver.sim.metrics import archives, measures
+from xenapi_driver.sim.metrics.measures import Owner
 from xenapi_driver.sim.world import World
 
 _ALIVE = ("Running", "Paused")
@@ -40,7 +40,7 @@ def host_rrd(talk: Exchange) -> None:
     """Answer all archives of the host."""
     talk.session()
     with talk.world.db.changed:
-        owner = metrics.host(talk.world, talk.machine.host)
+        owner = measures.host(talk.world, talk.machine.host)
     _dump(talk, owner)
 
 
@@ -61,7 +61,7 @@ def vm_rrd(talk: Exchange) -> None:
             raise Refusal(404)
         host = db.row("VM", found[0])["resident_on"]
         address = db.row("host", host)["address"]
-        owner = metrics.guest(talk.world, found[0])
+        owner = measures.guest(talk.world, found[0])
     if host == talk.machine.host:
         _dump(talk, owner)
     else:
@@ -84,7 +84,7 @@ def _owners(talk: Exchange) -> list[Owner]:
     host = talk.machine.host
     found = []
     if wanted.get("host") == "true":
-        found.append(metrics.host(world, host))
+        found.append(measures.host(world, host))
     which = wanted.get("vm_uuid", "all")
     if which != "none":
         found += _guests(world, host, None if which in ("all", "") else which)
@@ -94,7 +94,7 @@ def _owners(talk: Exchange) -> list[Owner]:
 def _guests(world: World, host: str, uuid: str | None) -> list[Owner]:
     db = world.db
     return [
-        metrics.guest(world, vm)
+        measures.guest(world, vm)
         for vm in db.row("host", host)["resident_VMs"]
         if db.row("VM", vm)["power_state"] in _ALIVE
         and uuid in (None, db.row("VM", vm)["uuid"])

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from xenapi_driver.sim import operations, ova, vm_archive
 from xenapi_driver.sim.doors.exchange import Exchange, handler
 from xenapi_driver.sim.doors.handlers.raw_disks import (
     find,
@@ -12,7 +11,9 @@ from xenapi_driver.sim.doors.handlers.raw_disks import (
 )
 from xenapi_driver.sim.doors.refusals import Refusal
 from xenapi_driver.sim.failure import Failure
-from xenapi_driver.sim.ova_import import Choices
+from xenapi_driver.sim.vms import operations
+from xenapi_driver.sim.xva import ova, vm_archive
+from xenapi_driver.sim.xva.ova_import import Choices
 
 _PLAIN = "application/octet-stream"
 _NAMED = 'attachment; filename="export.xva"'

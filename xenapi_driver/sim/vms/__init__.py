@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What VMs do: their states, their guests, their copies."""

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""VM archives (XVA): records and disks of VMs in one stream."""
