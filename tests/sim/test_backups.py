@@ -91,7 +91,7 @@ def test_what_has_no_data_is_neither_used_nor_copied(local, sr, disk):
     local.call("VDI.data_destroy", snapshot)
     vm = local.call("VM.create", vm_record())
     record = vbd_record(vm, snapshot, mode="RO")
-    refused = ["VDI_INCOMPATIBLE_TYPE", snapshot, "cbt_metadata"]
+    refused = ["VDI_INCOMPATIBLE_TYPE", snapshot, "CBT metadata"]
     assert refusal(local, "VBD.create", record) == refused
     for method, *params in (
         ("VDI.clone",),
@@ -142,10 +142,13 @@ def test_only_plain_disks_are_tracked(local, sr, disk):
     assert refusal(local, "VDI.enable_cbt", suspend) == [
         "VDI_INCOMPATIBLE_TYPE",
         suspend,
-        "suspend",
+        "Suspend",
     ]
+    refused = ["VDI_CBT_ENABLED", disk]
+    assert refusal(local, "VDI.set_on_boot", disk, "reset") == refused
+    local.call("VDI.disable_cbt", disk)
     local.call("VDI.set_on_boot", disk, "reset")
-    assert refusal(local, "VDI.disable_cbt", disk) == [
+    assert refusal(local, "VDI.enable_cbt", disk) == [
         "VDI_ON_BOOT_MODE_INCOMPATIBLE_WITH_OPERATION"
     ]
 
@@ -182,7 +185,7 @@ def test_a_disk_is_read_over_nbd_where_a_network_is_for_that(local, disk):
     assert refusal(local, "VDI.get_nbd_info", snapshot) == [
         "VDI_INCOMPATIBLE_TYPE",
         snapshot,
-        "cbt_metadata",
+        "CBT metadata",
     ]
 
 

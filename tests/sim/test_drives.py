@@ -67,9 +67,9 @@ def test_nobody_touches_the_drive_of_a_suspended_guest(local, vm, image):
     cd = local.call("VBD.create", vbd_record(vm, NULL, empty=True, **CD))
     start(local, vm)
     local.call("VM.suspend", vm)
-    refused = ["VM_BAD_POWER_STATE", vm, "running", "suspended"]
+    refused = ["VM_BAD_POWER_STATE", vm, "halted, running", "suspended"]
     assert refusal(local, "VBD.insert", cd, image) == refused
-    assert refusal(local, "VBD.eject", cd) == refused
+    assert refusal(local, "VBD.eject", cd) == ["VBD_IS_EMPTY", cd]
     local.call("VM.resume", vm, False, False)
     local.call("VBD.insert", cd, image)
 
@@ -191,3 +191,79 @@ def test_a_guest_can_refuse_to_let_go(sim, local, sr, vm):
     assert local.call("VBD.get_currently_attached", drive) is True
     local.call("VBD.unplug", drive)
     assert local.call("VBD.get_currently_attached", drive) is False
+
+
+STEPS = {
+    "Halted": (),
+    "Running": (("start", False, False),),
+    "Paused": (("start", True, False),),
+    "Suspended": (("start", False, False), ("suspend",)),
+}
+DRIVES = {
+    "a disk": {},
+    "a disk that stays": {"unpluggable": False},
+    "a disk to read": {"mode": "RO"},
+    "a full drive": CD,
+    "an empty drive": {"empty": True, **CD},
+}
+
+
+@pytest.mark.parametrize("state", STEPS)
+@pytest.mark.parametrize("plugged", [True, False])
+@pytest.mark.parametrize("kind", DRIVES)
+def test_what_is_told_of_a_drive_is_what_is_taken(
+    local, sr, image, state, plugged, kind
+):
+    arguments = {"insert": (image,), "unpause": ("token",)}
+    medium = image if DRIVES[kind].get("type") == "CD" else disk(local, sr)
+    seen = set()
+    for name in ("plug", "unplug", "unplug_force", "insert", "eject", "pause"):
+        # A guest for each: what is done changes what is allowed.
+        guest = local.call("VM.create", vm_record())
+        record = vbd_record(guest, medium, **DRIVES[kind])
+        drive = local.call("VBD.create", record) if plugged else ""
+        for step, *more in STEPS[state]:
+            local.call(f"VM.{step}", guest, *more)
+        drive = drive or local.call("VBD.create", record)
+        told = name in local.call("VBD.get_allowed_operations", drive)
+        seen.add(told)
+        if told:
+            local.call(f"VBD.{name}", drive, *arguments.get(name, ()))
+        else:
+            assert refusal(local, f"VBD.{name}", drive, *arguments.get(name, ()))
+        if state != "Halted":
+            local.call("VM.hard_shutdown", guest)
+    assert seen == {True, False} or state in ("Halted", "Suspended")
+
+
+def test_a_drive_that_stays_is_told_first(local, sr, vm):
+    record = vbd_record(vm, disk(local, sr), unpluggable=False)
+    drive = local.call("VBD.create", record)
+    for method in ("VBD.unplug", "VBD.unplug_force"):
+        assert refusal(local, method, drive) == ["VBD_NOT_UNPLUGGABLE", drive]
+
+
+def test_caching_is_not_changed_under_a_guest(local, sr, vm):
+    vdi = disk(local, sr)
+    local.call("VBD.create", vbd_record(vm, vdi))
+    start(local, vm)
+    refused = ["VM_BAD_POWER_STATE", vm, "halted", "running"]
+    assert refusal(local, "VDI.set_allow_caching", vdi, True) == refused
+    assert refusal(local, "VDI.set_on_boot", vdi, "reset") == refused
+    assert local.call("VDI.get_allow_caching", vdi) is False
+
+
+def test_a_base_copy_is_left_alone(local, sr):
+    vdi = disk(local, sr)
+    local.call("VDI.snapshot", vdi)
+    parent = local.call("VDI.get_sm_config", vdi)["vhd-parent"]
+    base = local.call("VDI.get_by_uuid", parent)
+    before = local.call("VDI.get_record", base)
+    for method, *more in (
+        ("VDI.set_on_boot", "reset"),
+        ("VDI.copy", sr),
+        ("VDI.resize", str(16 << 20)),
+        ("VDI.clone",),
+    ):
+        assert refusal(local, method, base, *more) == ["VDI_NOT_MANAGED", base]
+    assert local.call("VDI.get_record", base) == before

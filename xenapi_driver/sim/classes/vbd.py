@@ -17,21 +17,89 @@ MAX_DEVICES = 255
 _NAME = re.compile(r"(?:xvd|hd|sd)([a-z]{1,2})\Z")
 
 
+_OPERATIONS = (
+    "attach",
+    "unpause",
+    "plug",
+    "unplug",
+    "unplug_force",
+    "insert",
+    "pause",
+    "eject",
+)
+_UNPLUGS = ("unplug", "unplug_force")
+_PLUGS = ("plug", *_UNPLUGS)
+_NOT_FOR_GUESTS = ("cbt_metadata", "ha_statefile", "redo_log")
+_NO_CD_HOTPLUG = "HVM CDROMs cannot be hotplugged/unplugged, only inserted or ejected"
+
+
 @computed("VBD", "allowed_operations")
 def allowed_operations(db: Registry, ref: str, row: Row) -> list[str]:
     """Return what a client may ask of the drive now."""
+    return [op for op in _OPERATIONS if _refusal(db, ref, row, op) is None]
+
+
+def _refusal(db: Registry, ref: str, row: Row, operation: str) -> Failure | None:
+    """Return why an operation is not allowed now, by XAPI's order of checks."""
     vm = db.row("VM", row["VM"])
+    if operation in _UNPLUGS and not row["unpluggable"]:
+        return Failure("VBD_NOT_UNPLUGGABLE", ref)
+    if operation in ("insert", "eject"):
+        return _medium_refusal(ref, row, vm)[operation]
+    if operation == "attach":
+        return None
     state = vm["power_state"]
-    found = ["attach"]
-    if state in ("Running", "Paused"):
-        found += ["unpause", "pause"]
-    running = state == "Running" and states.can_hotplug(db, vm)
-    if running and row["type"] == "Disk":
-        plugged = row["currently_attached"]
-        found += ["unplug", "unplug_force"] if plugged else ["plug"]
-    if row["type"] == "CD" and state != "Suspended":
-        found.append("insert" if row["empty"] else "eject")
-    return found
+    if state != "Running" and (state != "Paused" or operation in _PLUGS):
+        return Failure("VM_BAD_POWER_STATE", row["VM"], "running", state.lower())
+    return _plug_refusal(db, ref, row, operation) if operation in _PLUGS else None
+
+
+def _medium_refusal(ref: str, row: Row, vm: Row) -> dict[str, Failure | None]:
+    """Return why no medium can be put in or taken out."""
+    if row["type"] != "CD":
+        fixed = Failure("VBD_NOT_REMOVABLE_MEDIA", ref)
+        return {"insert": fixed, "eject": fixed}
+    asleep = None
+    if vm["power_state"] == "Suspended":
+        states_wanted = "halted, running"
+        asleep = Failure("VM_BAD_POWER_STATE", row["VM"], states_wanted, "suspended")
+    if row["empty"]:
+        return {"insert": asleep, "eject": Failure("VBD_IS_EMPTY", ref)}
+    return {"insert": Failure("VBD_NOT_EMPTY", ref), "eject": asleep}
+
+
+def _plug_refusal(db: Registry, ref: str, row: Row, operation: str) -> Failure | None:
+    """Return why a drive of a running guest is not plugged or unplugged."""
+    if row["currently_attached"] and operation == "plug":
+        return Failure("DEVICE_ALREADY_ATTACHED", ref)
+    if not row["currently_attached"] and operation != "plug":
+        return Failure("DEVICE_ALREADY_DETACHED", ref)
+    vm = db.row("VM", row["VM"])
+    try:
+        states.require_staying(row["VM"], vm)
+    except Failure as failure:
+        return failure
+    if vm["is_control_domain"] or not states.booted_hvm(db, vm):
+        return None
+    if row["type"] == "CD":
+        return Failure("OPERATION_NOT_ALLOWED", _NO_CD_HOTPLUG)
+    if row["mode"] == "RO":
+        return Failure("DISK_VBD_MUST_BE_READWRITE_FOR_HVM", ref)
+    if not states.can_hotplug(db, vm):
+        return Failure("VM_MISSING_PV_DRIVERS", row["VM"])
+    return None
+
+
+def _require(call: Call, ref: str, operation: str) -> Row:
+    """Refuse what is not allowed now; return the drive's row.
+
+    :raises Failure: VM_BAD_POWER_STATE and its like
+    """
+    row = call.db.row("VBD", ref)
+    refused = _refusal(call.db, ref, row, operation)
+    if refused is not None:
+        raise refused
+    return row
 
 
 def device_number(userdevice: str) -> int | None:
@@ -83,8 +151,8 @@ def create(call: Call, record: dict[str, Any]) -> str:
         vdi = db.row("VDI", record["VDI"])
         if not vdi["managed"]:
             raise Failure("VDI_NOT_MANAGED", record["VDI"])
-        if vdi["type"] == "cbt_metadata":
-            raise Failure("VDI_INCOMPATIBLE_TYPE", record["VDI"], vdi["type"])
+        if vdi["type"] in _NOT_FOR_GUESTS:
+            raise disks.wrong_kind(record["VDI"], vdi)
         if record["mode"] == "RW" and vdi["read_only"]:
             raise Failure("VDI_READONLY", record["VDI"])
     record["userdevice"] = _position(call, record["VM"], record["userdevice"])
@@ -141,32 +209,13 @@ def assert_not_in_use(db: Registry, ref: str, row: Row) -> None:
             raise Failure("VDI_IN_USE", row["VDI"])
 
 
-def _running_vm(call: Call, row: Row) -> Row:
-    vm = call.db.row("VM", row["VM"])
-    if vm["power_state"] != "Running":
-        state = vm["power_state"].lower()
-        raise Failure("VM_BAD_POWER_STATE", row["VM"], "running", state)
-    states.require_staying(row["VM"], vm)
-    return vm
-
-
 @message("VBD.plug")
 def plug(call: Call, ref: str) -> None:
     """Plug into the running guest."""
     db = call.db
-    row = db.row("VBD", ref)
-    vm = _running_vm(call, row)
-    if row["currently_attached"]:
-        raise Failure("DEVICE_ALREADY_ATTACHED", ref)
-    if not vm["is_control_domain"]:
-        if row["type"] == "CD":
-            raise _no_cd_hotplug()
-        if row["mode"] == "RO" and states.booted_hvm(db, vm):
-            raise Failure("DISK_VBD_MUST_BE_READWRITE_FOR_HVM", ref)
-        if not states.can_hotplug(db, vm):
-            raise Failure("VM_MISSING_PV_DRIVERS", row["VM"])
+    row = _require(call, ref, "plug")
     assert_not_in_use(db, ref, row)
-    _require_sr(call, row, vm["resident_on"])
+    _require_sr(call, row, db.row("VM", row["VM"])["resident_on"])
     device = device_name(row["userdevice"])
     _show_device(call.world, row, device)
     db.update("VBD", ref, currently_attached=True, device=device)
@@ -234,11 +283,6 @@ def _detach(world: World, ref: str, device: str, force: bool) -> None:
         raise Failure(code, "VBD", ref, str(error)) from error
 
 
-def _no_cd_hotplug() -> Failure:
-    text = "HVM CDROMs cannot be hotplugged/unplugged, only inserted or ejected"
-    return Failure("OPERATION_NOT_ALLOWED", text)
-
-
 def _require_sr(call: Call, row: Row, host: str) -> None:
     if row["empty"]:
         return
@@ -251,35 +295,16 @@ def _require_sr(call: Call, row: Row, host: str) -> None:
 @message("VBD.unplug", "VBD.unplug_force", "VBD.unplug_force_no_safety_check")
 def unplug(call: Call, ref: str) -> None:
     """Take off the running guest."""
-    row = call.db.row("VBD", ref)
-    vm = _running_vm(call, row)
-    if row["type"] == "CD" and not vm["is_control_domain"]:
-        raise _no_cd_hotplug()
-    if not row["currently_attached"]:
-        raise Failure("DEVICE_ALREADY_DETACHED", ref)
-    if call.method == "VBD.unplug" and not row["unpluggable"]:
-        raise Failure("VBD_NOT_UNPLUGGABLE", ref)
-    if not states.can_hotplug(call.db, vm):
-        raise Failure("VM_MISSING_PV_DRIVERS", row["VM"])
-    hide_device(call.world, ref, force=call.method != "VBD.unplug")
+    forced = call.method != "VBD.unplug"
+    _require(call, ref, "unplug_force" if forced else "unplug")
+    hide_device(call.world, ref, force=forced)
     call.db.update("VBD", ref, currently_attached=False)
-
-
-def _require_awake(call: Call, row: Row) -> None:
-    """Refuse to touch the drive of a suspended guest, which would not notice."""
-    if call.db.row("VM", row["VM"])["power_state"] == "Suspended":
-        raise Failure("VM_BAD_POWER_STATE", row["VM"], "running", "suspended")
 
 
 @message("VBD.insert")
 def insert(call: Call, ref: str, vdi: str) -> None:
     """Put a medium into an empty drive."""
-    row = call.db.row("VBD", ref)
-    if row["type"] != "CD":
-        raise Failure("VBD_NOT_REMOVABLE_MEDIA", ref)
-    _require_awake(call, row)
-    if not row["empty"]:
-        raise Failure("VBD_NOT_EMPTY", ref)
+    _require(call, ref, "insert")
     call.db.row("VDI", vdi)
     call.db.update("VBD", ref, VDI=vdi, empty=False)
 
@@ -287,12 +312,7 @@ def insert(call: Call, ref: str, vdi: str) -> None:
 @message("VBD.eject")
 def eject(call: Call, ref: str) -> None:
     """Take the medium out."""
-    row = call.db.row("VBD", ref)
-    if row["type"] != "CD":
-        raise Failure("VBD_NOT_REMOVABLE_MEDIA", ref)
-    _require_awake(call, row)
-    if row["empty"]:
-        raise Failure("VBD_IS_EMPTY", ref)
+    _require(call, ref, "eject")
     call.db.update("VBD", ref, VDI=NULL, empty=True)
 
 
@@ -316,5 +336,5 @@ def set_mode(call: Call, ref: str, value: str) -> None:
 @message("VBD.pause", "VBD.unpause")
 def pause(call: Call, ref: str, *token: str) -> str:
     """Hold I/O of a plugged disk, or let it go on."""
-    _running_vm(call, call.db.row("VBD", ref))
+    _require(call, ref, call.method.removeprefix("VBD."))
     return ""

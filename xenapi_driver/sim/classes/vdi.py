@@ -56,8 +56,18 @@ def allowed_operations(db: Registry, ref: str, row: Row) -> list[str]:
         reading = all(db.row("VBD", vbd)["mode"] == "RO" for vbd in users)
         kept = ("clone", "snapshot", "copy") if reading else ("clone", "snapshot")
         found = [op for op in found if op in kept]
-    if row["sharable"] and "snapshot" in found:
-        found.remove("snapshot")
+    return [op for op in found if op not in _barred(row)]
+
+
+def _barred(row: Row) -> set[str]:
+    """Return what a disk of this kind never does, or not while it is copied."""
+    found: set[str] = set()
+    if row["sharable"] or "copy" in row["current_operations"].values():
+        found.add("snapshot")
+    if row["on_boot"] == "reset":
+        found |= {"snapshot", "copy"}
+    if row["type"] == "rrd":
+        found |= {"forget", "destroy"}
     return found
 
 
@@ -105,7 +115,7 @@ def create(call: Call, record: dict[str, Any]) -> str:
     db, world = call.db, call.world
     db.row("SR", record["SR"])
     if record["type"] == "cbt_metadata":
-        raise Failure("VDI_INCOMPATIBLE_TYPE", "", "CBT metadata")
+        raise disks.wrong_kind("", record)
     store = disks.store_of(world, record["SR"], "VDI_CREATE")
     size = _check_size(record["virtual_size"])
     uuid = db.new_uuid()
@@ -164,7 +174,16 @@ def _require_leaf(call: Call, ref: str) -> None:
 def _require_content(ref: str, row: Row) -> None:
     """Refuse a snapshot that has lost its data."""
     if row["type"] == "cbt_metadata":
-        raise Failure("VDI_INCOMPATIBLE_TYPE", ref, row["type"])
+        raise disks.wrong_kind(ref, row)
+
+
+def _require_no_statistics(ref: str, row: Row) -> None:
+    """Refuse to take the disk of an SR's statistics away.
+
+    :raises Failure: VDI_HAS_RRDS
+    """
+    if row["type"] == "rrd":
+        raise Failure("VDI_HAS_RRDS", ref)
 
 
 @message("VDI.clone")
@@ -190,6 +209,9 @@ def snapshot(call: Call, ref: str, driver_params: dict[str, str]) -> str:
         raise Failure("VDI_IS_SHARABLE", ref)
     if row["on_boot"] == "reset":
         raise Failure("VDI_ON_BOOT_MODE_INCOMPATIBLE_WITH_OPERATION")
+    if "copy" in row["current_operations"].values():
+        text = "Snapshot operation not allowed during copy."
+        raise Failure("OPERATION_NOT_ALLOWED", text)
     tracked = row["cbt_enabled"]
     extra = {"is_a_snapshot": True, "snapshot_of": ref, "cbt_enabled": tracked}
     new = _derive(call, ref, extra)
@@ -309,13 +331,13 @@ def _copy_into(call: Call, ref: str, into: str) -> str:
 def _require_copyable(call: Call, ref: str) -> Row:
     """A disk that somebody writes cannot be read whole."""
     row = call.db.row("VDI", ref)
-    _require_content(ref, row)
-    if row["on_boot"] == "reset":
-        raise Failure("VDI_ON_BOOT_MODE_INCOMPATIBLE_WITH_OPERATION")
     for vbd in plugged(call.db, row):
         if call.db.row("VBD", vbd)["mode"] == "RW":
             raise Failure("VDI_IN_USE", ref, "copy")
     require_not_held(call, ref, "copy")
+    _require_leaf(call, ref)
+    if row["on_boot"] == "reset":
+        raise Failure("VDI_ON_BOOT_MODE_INCOMPATIBLE_WITH_OPERATION")
     return row
 
 
@@ -323,7 +345,7 @@ def _require_copyable(call: Call, ref: str) -> Row:
 def resize(call: Call, ref: str, size: int) -> None:
     """Make the disk larger; it must not be plugged."""
     row = require_unused(call, ref, "resize")
-    _require_content(ref, row)
+    _require_leaf(call, ref)
     sr_kinds.require_feature(call.db, row["SR"], "VDI_RESIZE")
     disks.require_attached(call.world, row["SR"])
     wanted = _check_size(size)
@@ -349,6 +371,7 @@ def resize_online(call: Call, ref: str, size: int) -> None:
 def destroy(call: Call, ref: str) -> None:
     """Remove the disk, its VBDs, and base copies that nothing needs any more."""
     row = require_unused(call, ref, "destroy")
+    _require_no_statistics(ref, row)
     sr = row["SR"]
     if call.db.row("SR", sr)["type"] == "udev":
         raise Failure("VDI_IS_A_PHYSICAL_DEVICE", ref)
@@ -368,7 +391,7 @@ def destroy(call: Call, ref: str) -> None:
 @message("VDI.forget")
 def forget(call: Call, ref: str) -> None:
     """Remove the disk from the database; a scan finds it again."""
-    require_unused(call, ref, "forget")
+    _require_no_statistics(ref, require_unused(call, ref, "forget"))
     disks.drop(call.world, ref)
 
 
@@ -394,17 +417,27 @@ def set_name_description(call: Call, ref: str, value: str) -> None:
     call.db.update("VDI", ref, name_description=value)
 
 
-@message("VDI.set_on_boot")
-def set_on_boot(call: Call, ref: str, value: str) -> None:
-    """Choose whether each start begins with the same content."""
-    _require_leaf(call, ref)
-    row = call.db.row("VDI", ref)
-    sr_kinds.require_feature(call.db, row["SR"], "VDI_RESET_ON_BOOT")
-    for vbd in row["VBDs"]:
+def _require_no_running_guest(call: Call, ref: str) -> None:
+    """Refuse to change how guests find a disk while one of them is not halted.
+
+    :raises Failure: VM_BAD_POWER_STATE
+    """
+    for vbd in call.db.row("VDI", ref)["VBDs"]:
         vm = call.db.row("VBD", vbd)["VM"]
         state = call.db.row("VM", vm)["power_state"]
         if state != "Halted":
             raise Failure("VM_BAD_POWER_STATE", vm, "halted", state.lower())
+
+
+@message("VDI.set_on_boot")
+def set_on_boot(call: Call, ref: str, value: str) -> None:
+    """Choose whether each start begins with the same content."""
+    _require_no_running_guest(call, ref)
+    row = require_unused(call, ref, "set_on_boot")
+    _require_leaf(call, ref)
+    sr_kinds.require_feature(call.db, row["SR"], "VDI_RESET_ON_BOOT")
+    if row["cbt_enabled"]:
+        raise Failure("VDI_CBT_ENABLED", ref)
     if value == "reset" and row["on_boot"] != value:
         store = disks.vhds_of(call.world, row["SR"])
         with disks.backend_errors("SR_BACKEND_FAILURE_82"):
@@ -418,6 +451,7 @@ def set_on_boot(call: Call, ref: str, value: str) -> None:
 @message("VDI.set_allow_caching")
 def set_allow_caching(call: Call, ref: str, value: bool) -> None:
     """Choose whether hosts may cache the content."""
+    _require_no_running_guest(call, ref)
     call.db.update("VDI", ref, allow_caching=value)
 
 

@@ -25,7 +25,7 @@ def _trackable(call: Call, ref: str) -> Row:
     if row["is_a_snapshot"]:
         raise Failure("OPERATION_NOT_ALLOWED", f"VDI is a snapshot: {ref}")
     if row["type"] not in _TRACKED:
-        raise Failure("VDI_INCOMPATIBLE_TYPE", ref, row["type"])
+        raise disks.wrong_kind(ref, row)
     if row["on_boot"] == "reset":
         raise Failure("VDI_ON_BOOT_MODE_INCOMPATIBLE_WITH_OPERATION")
     sr_kinds.require_feature(call.db, row["SR"], "VDI_CONFIG_CBT")
@@ -100,7 +100,7 @@ def get_nbd_info(call: Call, ref: str) -> list[dict[str, Any]]:
     db = call.db
     row = db.row("VDI", ref)
     if row["type"] == "cbt_metadata":
-        raise Failure("VDI_INCOMPATIBLE_TYPE", ref, row["type"])
+        raise disks.wrong_kind(ref, row)
     found = []
     for pbd in db.find("PBD", SR=row["SR"], currently_attached=True):
         host = db.row("PBD", pbd)["host"]

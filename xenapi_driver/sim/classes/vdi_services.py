@@ -54,8 +54,7 @@ def read_database_pool_uuid(call: Call, ref: str) -> str:
 @message("VDI.open_database")
 def open_database(call: Call, ref: str) -> str:
     """Refuse: no disk here holds a pool's database."""
-    kind = call.db.row("VDI", ref)["type"]
-    raise Failure("VDI_INCOMPATIBLE_TYPE", ref, kind.capitalize())
+    raise disks.wrong_kind(ref, call.db.row("VDI", ref))
 
 
 @message("VDI.force_unlock")

@@ -143,6 +143,22 @@ def facts(store: Store, info: VhdInfo) -> dict[str, Any]:
     }
 
 
+# Kinds of disks as error texts name them, where only a capital is not enough.
+_KIND_TEXTS = {
+    "cbt_metadata": "CBT metadata",
+    "ha_statefile": "HA statefile",
+    "pvs_cache": "PVS cache",
+    "redo_log": "Redo log",
+    "rrd": "rrd",
+}
+
+
+def wrong_kind(ref: str, row: Row) -> Failure:
+    """Return the refusal of what is not done with a disk of this kind."""
+    text = _KIND_TEXTS.get(row["type"], str(row["type"]).capitalize())
+    return Failure("VDI_INCOMPATIBLE_TYPE", ref, text)
+
+
 def scan(world: World, sr: str) -> None:
     """Take over what is on the SR: new files, vanished ones, sizes, parents."""
     store = world.stores.get(sr)
