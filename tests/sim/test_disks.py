@@ -180,14 +180,16 @@ def test_what_is_copied_is_shown_and_kept(sim, local, sr, monkeypatch):
         seen.append(sorted(record["allowed_operations"]))
         seen.append(refusal(local, "VDI.destroy", disk))
         seen.append(refusal(local, "VDI.destroy", target))
+        seen.append(refusal(local, "VDI.snapshot", disk)[0])
 
     monkeypatch.setattr(vdi_class.tasks, "set_progress", look)
     local.call("VDI.copy", disk, sr, NULL, target)
     assert seen == [
         ["copy"],
-        ["clone", "copy", "snapshot"],
+        ["clone", "copy"],
         ["VDI_IN_USE", disk, "destroy"],
         ["VDI_IN_USE", target, "destroy"],
+        "OPERATION_NOT_ALLOWED",
     ]
     assert local.call("VDI.get_current_operations", disk) == {}
     assert local.call("VDI.checksum", disk) == local.call("VDI.checksum", target)
