@@ -8,6 +8,10 @@ import subprocess
 import sys
 import urllib.request
 
+import pytest
+
+from xenapi_driver.sim import command
+
 
 def test_command_serves_until_sigterm(tmp_path):
     command = [sys.executable, "-m", "xenapi_driver.sim", "--admin", "--compute-vm"]
@@ -34,3 +38,45 @@ def test_command_serves_until_sigterm(tmp_path):
         process.kill()
         process.wait()
         process.stdout.close()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "why"),
+    [
+        ("--port", "99999", "99999 is no port: 0 to 65535"),
+        ("--hosts", "0", "0 is no number from 1 on"),
+        ("--pools", "-1", "-1 is no number from 1 on"),
+        ("--sr-size-gib", "big", "big is no number from 1 on"),
+        ("--latency", "-5", "-5 is no number from 0 on"),
+        ("--agent-delay", "inf", "inf is no number from 0 on"),
+        ("--plugins", "/nowhere/at/all", "there is no directory /nowhere/at/all"),
+        ("--dom0-python", "/nowhere/python", "there is no program /nowhere/python"),
+        ("--xenstore", "/nowhere/socket", "/nowhere/socket is no socket"),
+    ],
+)
+def test_an_option_that_makes_no_sense_is_refused(capsys, option, value, why):
+    with pytest.raises(SystemExit) as ended:
+        command.main([f"{option}={value}"])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.endswith(f"argument {option}: {why}\n")
+
+
+def test_a_port_that_is_taken_is_refused(capsys):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert command.main(["--port", str(port)]) == 1
+    assert capsys.readouterr().err == (
+        f"Cannot listen at 127.0.0.1 from port {port} on: Address already in use.\n"
+    )
+
+
+def test_an_address_of_another_machine_is_refused(capsys):
+    assert command.main(["--host", "192.0.2.1"]) == 1
+    assert capsys.readouterr().err == (
+        "Cannot listen at 192.0.2.1 on free ports: Cannot assign requested address.\n"
+    )
+
+
+def test_a_log_that_cannot_be_written_is_refused(capsys):
+    assert command.main(["--log", "/nowhere/at/all"]) == 1
+    assert capsys.readouterr().err == "/nowhere/at/all: No such file or directory.\n"

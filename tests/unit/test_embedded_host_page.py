@@ -8,7 +8,7 @@ import pathlib
 
 import pytest
 
-from xenapi_driver.sim import command, extent, schema
+from xenapi_driver.sim import extent, options, schema
 
 pytest.importorskip("sphinx", reason="the documentation's tools are not installed")
 
@@ -29,14 +29,14 @@ def test_page_has_the_generated_parts():
 def test_every_option_is_named_and_explained():
     rows = page.option_rows()
     shown = " ".join(row[0] for row in rows)
-    options = [
+    named = [
         option
-        for action in command.option_parser()._actions
+        for action in options.option_parser()._actions
         for option in action.option_strings
         if option not in ("-h", "--help")
     ]
-    assert len(options) > 10
-    for option in options:
+    assert len(named) > 10
+    for option in named:
         assert f"``{option}" in shown
     assert [row[0] for row in rows if not row[1]] == []
 

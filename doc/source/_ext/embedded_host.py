@@ -13,7 +13,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from xenapi_driver.sim import command, extent
+from xenapi_driver.sim import extent, options
 
 
 def _row(*cells: str) -> list[str]:
@@ -31,7 +31,7 @@ def _table(widths: str, header: tuple[str, ...], rows: list[tuple[str, ...]]) ->
 def option_rows() -> list[tuple[str, ...]]:
     """Return option, meaning and default of everything that the parser takes."""
     rows = []
-    for action in command.option_parser()._actions:
+    for action in options.option_parser()._actions:
         if isinstance(action, argparse._HelpAction):
             continue
         value = "" if action.nargs == 0 else f" {action.metavar or action.dest.upper()}"

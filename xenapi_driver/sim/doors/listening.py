@@ -9,11 +9,16 @@ supporter to its coordinator changes the address and keeps the port.
 
 import argparse
 import ipaddress
+import os
 
 from xenapi_driver.sim.doors.server import Server
 from xenapi_driver.sim.simulator import Simulator
 
 _ATTEMPTS = 20
+
+
+class DoorRefused(Exception):
+    """An address cannot be listened on; str() is one sentence that says why."""
 
 
 def addresses(host: str, count: int) -> tuple[str, ...]:
@@ -35,20 +40,30 @@ def open_doors(
 ) -> list[tuple[Server, str]]:
     """Open the doors; return each with what is to be said of it.
 
-    :raises OSError: a port is taken
+    :raises DoorRefused: a port is taken, or the address is not this machine's
     """
     attempts = 1 if arguments.port else _ATTEMPTS
+    opened: list[tuple[Server, str]] = []
     for left in reversed(range(attempts)):
-        opened: list[tuple[Server, str]] = []
+        opened = []
         try:
             _open_all(simulator, arguments, opened)
-        except OSError:
+        except (OSError, OverflowError) as error:
             simulator.close_doors()
             if not left:
-                raise
+                raise _refused(arguments, error) from error
         else:
-            return opened
-    raise OSError("no free ports in a row")
+            break
+    return opened
+
+
+def _refused(
+    arguments: argparse.Namespace, error: OSError | OverflowError
+) -> DoorRefused:
+    ports = f"from port {arguments.port} on" if arguments.port else "on free ports"
+    number = error.errno if isinstance(error, OSError) else None
+    why = os.strerror(number) if number else str(error)
+    return DoorRefused(f"Cannot listen at {arguments.host} {ports}: {why}.")
 
 
 def _open_all(
