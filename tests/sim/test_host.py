@@ -113,6 +113,43 @@ def test_the_clock_can_be_set_where_nothing_else_sets_it(local):
     assert not str(local.call("host.get_server_localtime", host)).endswith("Z")
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["2030-01-01T00:00:00Z", "20300101T00:00:00", "20300101", "20300101T01:00:00+0100"],
+)
+def test_a_date_may_be_spelt_in_several_ways(local, text):
+    host = local.call("host.get_all")[0]
+    local.call("host.set_ntp_mode", host, "Disabled")
+    local.call("host.set_servertime", host, text)
+    assert str(local.call("host.get_servertime", host)).startswith("20300101T00:00:")
+    got = refusal(local, "host.set_servertime", host, "20301399T00:00:00Z")
+    assert got[0] == "INTERNAL_ERROR"
+    assert "Unable to parse date" in got[1]
+
+
+def test_a_boot_time_that_is_no_time_hurts_nobody(local):
+    host = local.call("host.get_all")[0]
+    config = local.call("host.get_other_config", host)
+    local.call("host.set_other_config", host, {**config, "boot_time": "noon"})
+    assert local.call("host.get_sched_gran", host) == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [("{", "Json_error"), ("[]", "Malformed"), ('{"method": 5}', "Malformed")],
+)
+def test_an_extension_is_called_by_a_whole_request(client, host, text, word):
+    got = refusal(client, "host.call_extension", host, text)
+    assert got[0] == "INTERNAL_ERROR"
+    assert word in got[1]
+
+
+def test_a_plugin_of_an_impossible_name_is_missing(client, host):
+    name = "a" * 300
+    got = refusal(client, "host.call_plugin", host, name, "f", {})
+    assert got == ["XENAPI_MISSING_PLUGIN", name]
+
+
 def test_custom_time_servers_come_before_their_use(client, host):
     code = refusal(client, "host.set_ntp_mode", host, "Custom")[0]
     assert code == "INVALID_NTP_CONFIG"

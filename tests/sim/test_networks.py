@@ -222,3 +222,16 @@ def test_no_port_is_locked_while_a_controller_rules(client):
     assert client.call("SDN_controller.get_all") == []
     client.call("VIF.set_locking_mode", vif, "locked")
     assert client.call("VIF.get_locking_mode", vif) == "locked"
+
+
+def test_no_interface_stands_on_itself(client, net):
+    nic1 = nic(client)
+    vlan = client.call("VLAN.create", nic1, "7", net)
+    above = client.call("VLAN.get_untagged_PIF", vlan)
+    for tagged in (nic1, above):
+        got = refusal(client, "VLAN.pool_introduce", tagged, tagged, "8", {})
+        assert got == ["PIF_IS_VLAN", tagged]
+    got = refusal(client, "VLAN.pool_introduce", above, nic1, "8", {})
+    assert got == ["PIF_IS_VLAN", above]
+    client.call("PIF.plug", above)
+    assert client.call("PIF.get_currently_attached", above) is True

@@ -425,3 +425,23 @@ def log_in(address, port):
     answer = json.loads(connection.getresponse().read())
     connection.close()
     return answer
+
+
+def test_ssh_is_opened_on_all_hosts_or_named_are_those_where_not(pair):
+    client = XmlClient(pair.handle)
+    pool = client.call("pool.get_all")[0]
+    one, two = pair.world.db.refs("host")
+    client.call("pool.set_ssh_enabled_timeout", pool, "60")
+    client.call("pool.enable_ssh", pool)
+    for host in (one, two):
+        assert client.call("host.get_ssh_enabled_timeout", host) == "60"
+        assert str(client.call("host.get_ssh_expiry", host)) > "2000"
+    with pytest.raises(Refused) as found:
+        client.call("pool.set_ssh_enabled_timeout", pool, "-1")
+    assert found.value.args[0] == ["SET_SSH_TIMEOUT_PARTIALLY_FAILED", one, two]
+    die(pair, 2)
+    with pytest.raises(Refused) as found:
+        client.call("pool.disable_ssh", pool)
+    assert found.value.args[0] == ["DISABLE_SSH_PARTIALLY_FAILED", two]
+    assert client.call("host.get_ssh_enabled", one) is False
+    assert client.call("host.get_ssh_enabled", two) is True

@@ -149,3 +149,19 @@ def test_requests_are_counted_polls_apart(sim, local):
     local.call("event.from", ["vm"], "", 0.0)
     assert sim.requests.by_method == {"VM.get_all": 1}
     assert (sim.requests.total, sim.requests.polls) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("0x10", "16"), ("+5", "5"), ("1_000", "1000"), ("0xffffffffffffffff", "-1")],
+)
+def test_ints_are_read_as_the_host_does(client, text, number):
+    net = client.call("network.create", {"other_config": {}, "MTU": text})
+    assert str(client.call("network.get_MTU", net)) == number
+
+
+@pytest.mark.parametrize("text", ["", " 5", "5 ", "1.5", "9223372036854775808", "0b2"])
+def test_what_is_no_int_of_64_bits_is_refused(client, text):
+    with pytest.raises(Refused) as found:
+        client.call("network.create", {"other_config": {}, "MTU": text})
+    assert found.value.args[0] == ["INTERNAL_ERROR", 'Failure("Int64.of_string")']

@@ -318,3 +318,13 @@ def test_a_cancelled_copy_leaves_nothing(sim, local):
     assert (after["VM"], after["VBD"]) == (before["VM"], before["VBD"])
     assert sorted(after["VDI"]) == sorted(before["VDI"])
     assert local.call("VM.get_current_operations", vm) == {}
+
+
+def test_a_snapshot_of_itself_is_no_way_back(local):
+    vm = local.call("VM.create", vm_record())
+    snapshot = local.call("VM.snapshot", vm, "s")
+    when = "20260101T00:00:00Z"
+    local.call("VM.update_snapshot_metadata", snapshot, snapshot, when, "{}")
+    with pytest.raises(Refused) as found:
+        local.call("VM.revert", snapshot)
+    assert found.value.args[0] == ["VM_REVERT_FAILED", snapshot, snapshot]

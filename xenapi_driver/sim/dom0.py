@@ -44,6 +44,7 @@ DIRECTORIES = (
 )
 PATH = "/sbin:/usr/sbin:/bin:/usr/bin"  # all of the environment that xapi leaves
 MAX_ARGUMENT = 128 * 1024  # Linux, MAX_ARG_STRLEN: one argument with its NUL
+_LONGEST_NAME = 255  # bytes of a file name, NAME_MAX
 _UUID = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _DISK = re.compile(rf"{SR_MOUNT}/[^/]+/{_UUID}\.(vhd|raw)")
 
@@ -172,7 +173,9 @@ class Dom0:
 
     def _executable(self, name: str) -> Path:
         file = self.plugins / name
-        plain = Path(name).name == name and file.is_file()
+        # No file system keeps a longer name.
+        short = len(os.fsencode(name)) <= _LONGEST_NAME and "\0" not in name
+        plain = short and Path(name).name == name and file.is_file()
         if not plain or not os.access(file, os.X_OK):
             raise PluginError(["XENAPI_MISSING_PLUGIN", name])
         return file

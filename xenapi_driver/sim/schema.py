@@ -32,6 +32,8 @@ _MISSING = object()
 _DATETIME = re.compile(
     r"\d{4}-?\d\d-?\d\d(?:[T ]\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:?\d\d)?)?"
 )
+_INT64 = re.compile("([+-]?)(0[xXoObB]|)([0-9a-fA-F][0-9a-fA-F_]*)")
+_BASES = {"": 10, "0x": 16, "0o": 8, "0b": 2}
 _SPLIT = re.compile(r"^(set|map|option)\((.*)\)$")
 
 
@@ -256,15 +258,36 @@ def convert(type_: Type, value: Any) -> Any:
 
 def _number(kind: str, value: Any) -> int | float:
     if isinstance(value, str):
-        try:
-            return int(value) if kind == "int" else float(value)
-        except ValueError:
-            name = "Int64.of_string" if kind == "int" else "float_of_string"
-            raise internal_error(f'Failure("{name}")') from None
+        return _int64(value) if kind == "int" else _float(value)
     wanted = (int,) if kind == "int" else (int, float)
     if isinstance(value, bool) or not isinstance(value, wanted):
         raise _expected("int64" if kind == "int" else "float", value)
     return int(value) if kind == "int" else float(value)
+
+
+def _int64(text: str) -> int:
+    """Read an int as OCaml does: 64 bits, no blanks, other bases by their prefix."""
+    match = _INT64.fullmatch(text)
+    if match is None:
+        raise internal_error('Failure("Int64.of_string")')
+    sign, base, digits = match.groups()
+    try:
+        number = int(digits.replace("_", ""), _BASES[base.lower()])
+    except ValueError:
+        raise internal_error('Failure("Int64.of_string")') from None
+    # Numbers in another base may use all bits, and wrap around.
+    most = (1 << 64) - 1 if base else (1 << 63) - (sign != "-")
+    if number > most:
+        raise internal_error('Failure("Int64.of_string")')
+    number = -number if sign == "-" else number
+    return (number + (1 << 63)) % (1 << 64) - (1 << 63)
+
+
+def _float(text: str) -> float:
+    try:
+        return float(text if text == text.strip() else "blank")
+    except ValueError:
+        raise internal_error('Failure("float_of_string")') from None
 
 
 def _enum(type_: Type, value: Any) -> str:

@@ -49,9 +49,12 @@ def call_extension(call: Call, host: str, text: str) -> str:
     """Refuse: no extension is installed; the call must be JSON all the same."""
     try:
         request = json.loads(text)
-        name = str(request["method"])
-    except (ValueError, LookupError, TypeError) as exc:
+    except (ValueError, RecursionError) as exc:
         raise internal_error(f"Yojson__Common.Json_error({exc})") from exc
+    name = request.get("method") if isinstance(request, dict) else None
+    if not isinstance(name, str):
+        wrong = "Invalid field 'method' in request body"
+        raise internal_error(f'Jsonrpc.Malformed_method_request("{wrong}")')
     raise Failure("MESSAGE_METHOD_UNKNOWN", name)
 
 

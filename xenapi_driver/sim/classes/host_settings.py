@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Class host: what an administrator sets: name, time, access, power, caching."""
 
-import calendar
+import datetime
 import re
 import time
 import zoneinfo
 
 from xenapi_driver.sim.doors.wire import Timestamp
-from xenapi_driver.sim.failure import Failure
+from xenapi_driver.sim.failure import Failure, internal_error
 from xenapi_driver.sim.messages import Call, message
 from xenapi_driver.sim.schema import EPOCH, NULL
 from xenapi_driver.sim.world import stamp
@@ -69,8 +69,9 @@ def set_sched_gran(call: Call, host: str, value: str) -> None:
 def get_sched_gran(call: Call, host: str) -> str:
     """Return what Xen schedules as one since it was started."""
     path = call.world.dom0_of(host).root / _SCHEDULER
-    config = call.db.row("host", host)["other_config"]
-    started = float(config.get("boot_time", "0"))
+    noted = call.db.row("host", host)["other_config"].get("boot_time", "")
+    # Anybody may write there what is no time.
+    started = float(noted) if re.fullmatch(r"\d{1,18}(\.\d*)?", noted) else 0.0
     # The start is known to the second only.
     if path.exists() and path.stat().st_mtime + 1 < started:
         return path.read_text(encoding="ascii")
@@ -142,9 +143,21 @@ def set_servertime(call: Call, host: str, value: str) -> None:
     """Set the clock, which nothing else may do then."""
     if call.db.row("host", host)["ntp_mode"] != "Disabled":
         raise Failure("NOT_ALLOWED_WHEN_NTP_IS_ENABLED", host)
-    wanted = time.strptime(str(value), "%Y%m%dT%H:%M:%SZ")
-    epoch = calendar.timegm(wanted)
-    call.world.clocks[host] = epoch - time.time()
+    call.world.clocks[host] = _epoch(value) - time.time()
+
+
+def _epoch(text: str) -> float:
+    """Return a date of the wire in seconds of the epoch; without a zone it is UTC."""
+    plain = text.replace("-", "", 2) if text[4:5] == "-" else text
+    plain = re.sub(r"\.\d+", "", plain).replace("Z", "+0000").replace(" ", "T")
+    plain = re.sub(r"([+-]\d\d):(\d\d)$", r"\1\2", plain)
+    plain = plain if "T" in plain else f"{plain}T00:00:00"
+    plain = plain if re.search(r"[+-]\d{4}$", plain) else f"{plain}+0000"
+    try:
+        return datetime.datetime.strptime(plain, "%Y%m%dT%H:%M:%S%z").timestamp()
+    except ValueError:
+        text = f'Invalid_argument("Unable to parse date: {text}")'
+        raise internal_error(text) from None
 
 
 @message("host.get_servertime", "host.get_server_localtime")
@@ -184,6 +197,12 @@ def set_ssh_enabled_timeout(call: Call, host: str, value: int) -> None:
     if call.db.row("host", host)["ssh_enabled"] and value:
         expiry = stamp(time.time() + value)
     call.db.update("host", host, ssh_enabled_timeout=value, ssh_expiry=expiry)
+
+
+@message("host.set_ssh_auto_mode")
+def set_ssh_auto_mode(call: Call, host: str, value: bool) -> None:
+    """Let the host open ssh by itself when its toolstack fails."""
+    call.db.update("host", host, ssh_auto_mode=value)
 
 
 @message("host.set_console_idle_timeout")

@@ -3,10 +3,13 @@
 
 import ipaddress
 import re
+from collections.abc import Callable
 from typing import Any
 
+from xenapi_driver.sim.classes import host_settings
 from xenapi_driver.sim.failure import Failure
 from xenapi_driver.sim.messages import Call, computed, message
+from xenapi_driver.sim.pools import forwarding
 from xenapi_driver.sim.registry import Registry, Row
 from xenapi_driver.sim.schema import NULL
 from xenapi_driver.sim.world import now
@@ -323,23 +326,35 @@ def set_https_only(call: Call, pool: str, value: bool) -> None:
     _all_hosts(call, https_only=value)
 
 
-@message("pool.enable_ssh", "pool.disable_ssh")
-def enable_ssh(call: Call, pool: str) -> None:
-    """Let people log in by ssh, or not."""
-    _all_hosts(call, ssh_enabled=call.method == "pool.enable_ssh")
+# What is done on each host, and what is said of those where it failed.
+_ON_HOSTS: dict[str, tuple[Callable[..., None], str]] = {
+    "enable_ssh": (host_settings.enable_ssh, "ENABLE_SSH"),
+    "disable_ssh": (host_settings.disable_ssh, "DISABLE_SSH"),
+    "set_ssh_enabled_timeout": (
+        host_settings.set_ssh_enabled_timeout,
+        "SET_SSH_TIMEOUT",
+    ),
+    "set_console_idle_timeout": (
+        host_settings.set_console_idle_timeout,
+        "SET_CONSOLE_TIMEOUT",
+    ),
+    "set_ssh_auto_mode": (host_settings.set_ssh_auto_mode, "SET_SSH_AUTO_MODE"),
+}
 
 
-@message(
-    "pool.set_ssh_enabled_timeout",
-    "pool.set_console_idle_timeout",
-    "pool.set_ssh_auto_mode",
-)
-def set_on_hosts(call: Call, pool: str, value: int | bool) -> None:
-    """Set a field of all hosts."""
-    name = call.method.removeprefix("pool.set_")
-    if not isinstance(value, bool) and value < 0:
-        raise Failure("VALUE_NOT_SUPPORTED", name, str(value), "must not be negative")
-    _all_hosts(call, **{name: value})
+@message(*(f"pool.{name}" for name in _ON_HOSTS))
+def on_hosts(call: Call, pool: str, *values: int | bool) -> None:
+    """Do the same on every host, and say at the end where it failed."""
+    function, words = _ON_HOSTS[call.method.removeprefix("pool.")]
+    failed = []
+    for host in call.db.refs("host"):
+        try:
+            forwarding.require_answer(call.world, host)
+            function(call, host, *values)
+        except Failure:
+            failed.append(host)
+    if failed:
+        raise Failure(f"{words}_PARTIALLY_FAILED", *failed)
 
 
 @message("pool.disable_ssl_legacy")

@@ -62,6 +62,8 @@ def pool_introduce(
 ) -> str:
     """Make a VLAN in the database alone."""
     call.db.row("PIF", untagged)
+    if tagged == untagged or call.db.row("PIF", tagged)["VLAN_master_of"] != NULL:
+        raise Failure("PIF_IS_VLAN", tagged)
     values = {"tagged_PIF": tagged, "untagged_PIF": untagged, "tag": tag}
     ref = call.db.create("VLAN", {**values, "other_config": other_config})
     call.db.update("PIF", untagged, VLAN_master_of=ref)

@@ -110,6 +110,9 @@ def revert(call: Call, ref: str) -> None:
         vm = row["snapshot_of"]
         if not db.exists("VM", vm):
             vm = _make_again(call, ref)
+        if vm == ref:
+            # It would wait for itself.
+            raise Failure("VM_REVERT_FAILED", ref, vm)
         with operations.under_way(call, vm, "reverting"):
             _bring_back(call, ref, vm)
             kept = f"{row['name_label']} (uuid {row['uuid']})"
