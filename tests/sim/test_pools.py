@@ -445,3 +445,18 @@ def test_ssh_is_opened_on_all_hosts_or_named_are_those_where_not(pair):
     assert found.value.args[0] == ["DISABLE_SSH_PARTIALLY_FAILED", two]
     assert client.call("host.get_ssh_enabled", one) is False
     assert client.call("host.get_ssh_enabled", two) is True
+
+
+def test_no_guest_leaves_a_host_that_does_not_answer(pair):
+    client = XmlClient(pair.handle)
+    first, second = hosts_of(client)
+    vm = guest(client, shared_sr(client), xenstore_data={"vm-data/sim-agent": "1"})[0]
+    client.call(*start_on(vm, second))
+    client.call("host.disable", second)
+    die(pair, 2)
+    with pytest.raises(Refused) as found:
+        client.call("host.evacuate", second)
+    assert found.value.code in ("HOST_OFFLINE", "CANNOT_CONTACT_HOST")
+    assert found.value.params == [second]
+    assert client.call("VM.get_resident_on", vm) == second
+    assert client.call("host.get_current_operations", second) == {}

@@ -4,6 +4,7 @@
 import json
 import xmlrpc.client
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -87,3 +88,15 @@ def test_kinds_of_containers_and_nothing():
 def test_control_characters_are_left_out():
     assert "a\tb" == read("a\x00\x1f\tb\x0b")
     assert "\r\n" == read("\r\n")
+
+
+@pytest.mark.parametrize("text", ["\\ud800", "\\udc00x", "a\\ud83d"])
+def test_half_a_character_is_no_text(text):
+    body = f'{{"jsonrpc":"2.0","method":"system.isAlive:","params":["{text}"],"id":1}}'
+    with pytest.raises(wire.Malformed):
+        wire.decode_json(body.encode())
+
+
+def test_a_whole_pair_is_one_character():
+    body = rb'{"method":"system.isAlive:","params":["\ud83d\ude00"],"id":1}'
+    assert wire.decode_json(body)[1] == ["\U0001f600"]

@@ -8,7 +8,7 @@ from xenapi_driver.sim import tasks
 from xenapi_driver.sim.classes import network
 from xenapi_driver.sim.failure import Failure, handle_invalid, internal_error
 from xenapi_driver.sim.messages import Call, message
-from xenapi_driver.sim.pools import exodus
+from xenapi_driver.sim.pools import exodus, forwarding
 from xenapi_driver.sim.registry import Registry, Row
 from xenapi_driver.sim.schema import NULL
 from xenapi_driver.sim.vms import cpus, guests, history, operations, states
@@ -55,10 +55,12 @@ def check_host(world: World, vm: str, host: str) -> None:
 def move(call: Call, vm: str, host: str) -> None:
     """Let a guest go on on another host: a new domain, the same guest.
 
-    :raises Failure: VM_MIGRATE_FAILED, the other host does not answer
+    :raises Failure: VM_MIGRATE_FAILED, the other host does not answer; HOST_OFFLINE,
+        CANNOT_CONTACT_HOST, the guest's own host does not
     """
+    source = call.db.row("VM", vm)["resident_on"]
+    forwarding.require_answer(call.world, source)
     if host in call.world.dark:
-        source = call.db.row("VM", vm)["resident_on"]
         raise Failure("VM_MIGRATE_FAILED", vm, source, host, "connection refused")
     tasks.set_progress(call, 0.5)
     db = call.db

@@ -151,6 +151,9 @@ def decode_json(body: bytes) -> tuple[str, list[Any], Any, bool]:
     """
     try:
         request = json.loads(body)
+        if b"\\u" in body:
+            # Half a pair of surrogates is no text, and could not be sent back.
+            json.dumps(request, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as exc:
         raise Malformed(f"Yojson__Common.Json_error({exc})") from exc
     if not isinstance(request, dict):
