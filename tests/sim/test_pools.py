@@ -13,6 +13,7 @@ from tests.sim.clients import (
     JsonClient,
     Refused,
     XmlClient,
+    vdi_record,
     vif_record,
     vm_record,
 )
@@ -460,3 +461,41 @@ def test_no_guest_leaves_a_host_that_does_not_answer(pair):
     assert found.value.params == [second]
     assert client.call("VM.get_resident_on", vm) == second
     assert client.call("host.get_current_operations", second) == {}
+
+
+def test_what_a_dead_host_would_have_to_do_is_not_done(pair):
+    client = XmlClient(pair.handle)
+    first, second = hosts_of(client)
+    sr = local_sr(client, second)
+    vdi = client.call("VDI.create", vdi_record(sr))
+    net = client.call("network.create", {"other_config": {}})
+    nics = client.call("host.get_PIFs", second)
+    before = client.call("host.get_record", second)
+    die(pair, 2)
+    wait_until(lambda: not is_live(client, second))
+    nowhere = {"device": "/dev/x"}
+    for call in (
+        ("host.set_hostname_live", second, "other"),
+        ("host.syslog_reconfigure", second),
+        ("host.set_multipathing", second, True),
+        ("host.enable_display", second),
+        ("host.set_iscsi_iqn", second, "iqn.2020-01.org.example:x"),
+        ("host.management_reconfigure", nics[0]),
+        ("PIF.scan", second),
+        ("PIF.create_VLAN", "eth1", net, second, "5"),
+        ("VLAN.create", nics[1], "5", net),
+        ("tunnel.create", nics[1], net),
+        ("Bond.create", net, nics[:2], ""),
+        ("SR.create", second, nowhere, "0", "n", "", "ext", "user", False),
+        ("SR.probe", second, nowhere, "ext", {}),
+        ("VDI.create", vdi_record(sr)),
+        ("VDI.destroy", vdi),
+    ):
+        assert refused("HOST_OFFLINE", client.call, *call) == [second], call
+    after = client.call("host.get_record", second)
+    after["metrics"] = before["metrics"]
+    assert after == before
+    assert client.call("network.get_PIFs", net) == []
+    assert int(client.call("host.compute_free_memory", second)) > 0
+    (pif,) = client.call("pool.create_VLAN_from_PIF", nics[1], net, "5")
+    assert client.call("PIF.get_host", pif) == first

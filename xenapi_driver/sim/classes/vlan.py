@@ -102,10 +102,19 @@ def create_everywhere(call: Call, device: str, net: str, tag: int) -> list[str]:
 
 @message("pool.create_VLAN_from_PIF")
 def create_from_pif(call: Call, base: str, net: str, tag: int) -> list[str]:
-    """Make a VLAN on all hosts' PIFs of the network that ``base`` is on."""
+    """Make a VLAN on all live hosts' PIFs of the network that ``base`` is on."""
     call.db.row("network", net)
     below = call.db.row("PIF", base)["network"]
-    return _create_all(call, list(call.db.row("network", below)["PIFs"]), net, tag)
+    there = [
+        base
+        for base in call.db.row("network", below)["PIFs"]
+        if _is_live(call.db, call.db.row("PIF", base)["host"])
+    ]
+    return _create_all(call, there, net, tag)
+
+
+def _is_live(db: Registry, host: str) -> bool:
+    return bool(db.row("host_metrics", db.row("host", host)["metrics"])["live"])
 
 
 def _create_all(call: Call, bases: list[str], net: str, tag: int) -> list[str]:

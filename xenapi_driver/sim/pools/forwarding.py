@@ -46,39 +46,67 @@ _DEVICES = (
     "VIF.unplug",
     "VIF.unplug_force",
 )
-_HOST = (
-    "host.backup_rrds",
-    "host.bugreport_upload",
-    "host.call_extension",
-    "host.call_plugin",
-    "host.compute_free_memory",
-    "host.compute_memory_overhead",
-    "host.disable",
-    "host.dmesg",
-    "host.enable",
-    "host.get_data_sources",
-    "host.get_log",
-    "host.get_server_certificate",
-    "host.get_server_localtime",
-    "host.get_servertime",
-    "host.get_uncooperative_domains",
-    "host.has_extension",
-    "host.migrate_receive",
-    "host.query_data_source",
-    "host.reboot",
-    "host.restart_agent",
-    "host.send_debug_keys",
-    "host.shutdown",
-    "host.shutdown_agent",
-    "host.sync_data",
+# Of the messages to a host, those that the coordinator answers from the database.
+_BY_COORDINATOR = (
+    "assert_can_evacuate",
+    "compute_free_memory",
+    "compute_memory_overhead",
+    "create_new_blob",
+    "declare_dead",
+    "destroy",
+    "evacuate",
+    "get_uncooperative_resident_VMs",
+    "get_vms_which_prevent_evacuation",
+    "power_on",
+    "reset_cpu_features",
+    "reset_networking",
+    "retrieve_wlb_evacuate_recommendations",
+    "set_cpu_features",
+)
+_TO_HOST = (
+    "PIF.introduce",
+    "PIF.scan",
+    "SR.create",
+    "SR.make",
+    "SR.probe",
+    "SR.probe_ext",
     "pool.designate_new_master",
     "pool.eject",
 )
-_OF_HOST = ("PBD.plug", "PBD.unplug", "PIF.plug", "PIF.unplug", "PIF.reconfigure_ip")
-_SR = ("SR.scan", "SR.update", "SR.probe")
-_VDI = ("VDI.clone", "VDI.copy", "VDI.destroy", "VDI.resize", "VDI.snapshot")
+_OF_HOST = (
+    "PBD.plug",
+    "PBD.unplug",
+    "PIF.forget",
+    "PIF.plug",
+    "PIF.reconfigure_ip",
+    "PIF.reconfigure_ipv6",
+    "PIF.set_primary_address_type",
+    "PIF.set_property",
+    "PIF.unplug",
+)
+_ON_PIF = ("VLAN.create", "host.management_reconfigure", "tunnel.create")
+_PIF_OF = {
+    "Bond.destroy": "master",
+    "Bond.set_mode": "master",
+    "Bond.set_property": "master",
+    "VLAN.destroy": "untagged_PIF",
+    "tunnel.destroy": "access_PIF",
+}
+_SR = ("SR.scan", "SR.update")
+_VDI = (
+    "VDI.clone",
+    "VDI.copy",
+    "VDI.data_destroy",
+    "VDI.destroy",
+    "VDI.disable_cbt",
+    "VDI.enable_cbt",
+    "VDI.list_changed_blocks",
+    "VDI.resize",
+    "VDI.snapshot",
+    "VDI.update",
+)
 
-Hosts = Callable[[Registry, str], list[str]]
+Hosts = Callable[[Registry, list[Any]], list[str]]
 
 
 def _residence(db: Registry, vm: str) -> list[str]:
@@ -87,7 +115,7 @@ def _residence(db: Registry, vm: str) -> list[str]:
 
 
 def _device(cls: str) -> Hosts:
-    return lambda db, ref: _residence(db, db.row(cls, ref)["VM"])
+    return lambda db, given: _residence(db, db.row(cls, given[0])["VM"])
 
 
 def _attached(db: Registry, sr: str) -> list[str]:
@@ -97,17 +125,46 @@ def _attached(db: Registry, sr: str) -> list[str]:
 
 
 def _owner(cls: str) -> Hosts:
-    return lambda db, ref: [db.row(cls, ref)["host"]]
+    return lambda db, given: [db.row(cls, given[0])["host"]]
+
+
+def _host_of_pif(cls: str, field: str) -> Hosts:
+    return lambda db, given: _host(db, db.row(cls, given[0])[field])
+
+
+def _host(db: Registry, pif: str) -> list[str]:
+    return [db.row("PIF", pif)["host"]] if db.exists("PIF", pif) else []
 
 
 _HOSTS: dict[str, Hosts] = {
-    **dict.fromkeys(_VM, _residence),
+    **dict.fromkeys(_VM, lambda db, given: _residence(db, given[0])),
     **{name: _device(name.partition(".")[0]) for name in _DEVICES},
-    **dict.fromkeys(_HOST, lambda db, host: [host]),
+    **dict.fromkeys(_TO_HOST, lambda db, given: given[:1]),
     **{name: _owner(name.partition(".")[0]) for name in _OF_HOST},
-    **dict.fromkeys(_SR, _attached),
-    **dict.fromkeys(_VDI, lambda db, vdi: _attached(db, db.row("VDI", vdi)["SR"])),
+    **dict.fromkeys(_ON_PIF, lambda db, given: _host(db, given[0])),
+    **{
+        name: _host_of_pif(name.partition(".")[0], field)
+        for name, field in _PIF_OF.items()
+    },
+    "Bond.create": lambda db, given: _host(db, (given[1] or [NULL])[0]),
+    "PIF.create_VLAN": lambda db, given: given[2:3],
+    "VDI.create": lambda db, given: _attached(db, given[0]["SR"]),
+    **dict.fromkeys(_SR, lambda db, given: _attached(db, given[0])),
+    **dict.fromkeys(
+        _VDI, lambda db, given: _attached(db, db.row("VDI", given[0])["SR"])
+    ),
 }
+
+
+def _finder(call: Call) -> Hosts | None:
+    """Return what names the hosts for a call; None: the coordinator answers it."""
+    message = call.db.schema.message(call.method)
+    if message is None or message.cls != "host" or message.kind != "custom":
+        return _HOSTS.get(call.method)
+    to_host = bool(message.params) and message.params[0].type.name == "host"
+    if not to_host or message.name in _BY_COORDINATOR:
+        return _HOSTS.get(call.method)
+    return lambda db, given: given[:1]
 
 
 def require_reachable(call: Call, arguments: list[Any]) -> None:
@@ -117,10 +174,10 @@ def require_reachable(call: Call, arguments: list[Any]) -> None:
         CANNOT_CONTACT_HOST of one that just does not answer
     """
     dark = call.world.dark
-    find = _HOSTS.get(call.method)
-    if not dark or find is None or not arguments:
+    if not dark or not arguments:
         return
-    hosts = find(call.db, arguments[0])
+    find = _finder(call)
+    hosts = find(call.db, arguments) if find else []
     if hosts and all(host in dark for host in hosts):
         raise unreachable(call.db, hosts[0])
 
