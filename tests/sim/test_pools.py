@@ -4,6 +4,7 @@
 import argparse
 import http.client
 import json
+import threading
 
 import pytest
 
@@ -236,6 +237,33 @@ def test_a_host_joins_with_its_disks_and_leaves_without(neighbours):
     alone = XmlClient(sim.door(1))
     assert len(alone.call("host.get_all")) == 1
     refused("UUID_INVALID", alone.call, "VDI.get_by_uuid", vdi_uuid)
+
+
+def test_two_that_join_each_other_do_not_wait_for_ever(neighbours):
+    sim, here, there = neighbours
+    addresses = []
+    for client in (here, there):
+        refuse_compute_vm(client)
+        addresses.append(client.call("host.get_address", hosts_of(client)[0]))
+    ends, both = [], threading.Barrier(2, timeout=10)
+
+    def go(client, address):
+        both.wait()
+        try:
+            client.call(*join(address))
+            ends.append("joined")
+        except Refused as refusal:
+            ends.append(refusal.code)
+
+    pairs = zip((here, there), reversed(addresses), strict=True)
+    threads = [threading.Thread(target=go, args=one, daemon=True) for one in pairs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert len(ends) == 2
+    assert ends.count("joined") == 1
+    assert sorted(len(pool) for pool in sim.pools()) == [2]
 
 
 def test_only_hosts_of_a_kind_join(neighbours):

@@ -4,6 +4,7 @@
 import shutil
 from typing import Any
 
+from xenapi_driver.sim.failure import Failure
 from xenapi_driver.sim.pools.machines import Machines
 from xenapi_driver.sim.registry import Registry, Row
 from xenapi_driver.sim.schema import NULL, Type
@@ -105,11 +106,18 @@ def _same_disks(own: World, row: Row, world: World, twin: str) -> dict[str, str]
 
 
 def join(own: World, world: World) -> None:
-    """Move the host of one pool, its disks and halted VMs into another."""
+    """Move the host of one pool, its disks and halted VMs into another.
+
+    :raises Failure: HOST_STILL_BOOTING where one of them joins another pool just now
+    """
     machine = machines_of(own).of(own, own.coordinator)
     host = own.coordinator
-    known = _shared_already(own, world)
-    with world.db.changed, own.db.changed:
+    # In one order, or two that join each other wait for ever.
+    one, two = sorted((own, world), key=lambda pool: pool.first_number)
+    with one.db.changed, two.db.changed:
+        if own.closing.is_set() or world.closing.is_set():
+            raise Failure("HOST_STILL_BOOTING")
+        known = _shared_already(own, world)
         networks = [ref for ref in own.db.refs("network") if ref not in known]
         _transplant(own.db, world.db, "network", (networks, known))
         for cls in _BROUGHT:
