@@ -317,3 +317,16 @@ def test_a_date_is_a_date(local, text):
         assert local.call("message.get_since", text) == {}
     else:
         assert refusal(local, "message.get_since", text)[0] == "INTERNAL_ERROR"
+
+
+def test_the_initiator_stands_in_other_config_too(client, host):
+    assert refusal(client, "host.set_iscsi_iqn", host, "") == [
+        *("INVALID_VALUE", "value", "")
+    ]
+    for name in ("iqn.2020-01.org.example:a", "iqn.2020-01.org.example:b"):
+        client.call("host.set_iscsi_iqn", host, name)
+        assert client.call("host.get_iscsi_iqn", host) == name
+        assert client.call("host.get_other_config", host)["iscsi_iqn"] == name
+    client.call("host.set_multipathing", host, True)
+    assert client.call("host.get_multipathing", host) is True
+    assert client.call("host.get_other_config", host)["multipathing"] == "true"

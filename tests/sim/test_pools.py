@@ -527,3 +527,19 @@ def test_what_a_dead_host_would_have_to_do_is_not_done(pair):
     assert int(client.call("host.compute_free_memory", second)) > 0
     (pif,) = client.call("pool.create_VLAN_from_PIF", nics[1], net, "5")
     assert client.call("PIF.get_host", pif) == first
+
+
+@pytest.mark.parametrize(
+    ("field", "wrong", "good", "name"),
+    [
+        ("ext_auth_cache_size", "-1", "0", "size"),
+        ("ext_auth_cache_expiry", "0", "1", "expiry_seconds"),
+    ],
+)
+def test_directory_users_are_remembered_within_reason(sim, field, wrong, good, name):
+    client = XmlClient(sim.handle)
+    pool = client.call("pool.get_all")[0]
+    got = refused("INVALID_VALUE", client.call, f"pool.set_{field}", pool, wrong)
+    assert got == [name, wrong]
+    client.call(f"pool.set_{field}", pool, good)
+    assert client.call(f"pool.get_{field}", pool) == good

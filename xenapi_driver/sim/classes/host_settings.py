@@ -234,6 +234,26 @@ def emergency_clear_mandatory_guidance(call: Call) -> None:
     call.db.update("host", call.world.coordinator, pending_guidances=[])
 
 
+# Storage
+
+
+@message("host.set_iscsi_iqn")
+def set_iscsi_iqn(call: Call, host: str, value: str) -> None:
+    """Name the host's initiator; other_config says the same."""
+    if not value:
+        raise Failure("INVALID_VALUE", "value", value)
+    config = {**call.db.row("host", host)["other_config"], "iscsi_iqn": value}
+    call.db.update("host", host, iscsi_iqn=value, other_config=config)
+
+
+@message("host.set_multipathing")
+def set_multipathing(call: Call, host: str, value: bool) -> None:
+    """Reach storage on several paths, or on one; other_config says the same."""
+    text = str(value).lower()
+    config = {**call.db.row("host", host)["other_config"], "multipathing": text}
+    call.db.update("host", host, multipathing=value, other_config=config)
+
+
 # Caching on a local disk
 
 

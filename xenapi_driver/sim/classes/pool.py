@@ -357,6 +357,22 @@ def on_hosts(call: Call, pool: str, *values: int | bool) -> None:
         raise Failure(f"{words}_PARTIALLY_FAILED", *failed)
 
 
+@message("pool.set_ext_auth_cache_size")
+def set_ext_auth_cache_size(call: Call, pool: str, value: int) -> None:
+    """Say how many directory users are remembered."""
+    if value < 0:
+        raise Failure("INVALID_VALUE", "size", str(value))
+    call.db.update("pool", pool, ext_auth_cache_size=value)
+
+
+@message("pool.set_ext_auth_cache_expiry")
+def set_ext_auth_cache_expiry(call: Call, pool: str, value: int) -> None:
+    """Say for how many seconds they are."""
+    if value <= 0:
+        raise Failure("INVALID_VALUE", "expiry_seconds", str(value))
+    call.db.update("pool", pool, ext_auth_cache_expiry=value)
+
+
 @message("pool.disable_ssl_legacy")
 def disable_ssl_legacy(call: Call, pool: str) -> None:
     """Refuse old TLS versions, as is done anyway."""
