@@ -190,10 +190,12 @@ def _require_no_statistics(ref: str, row: Row) -> None:
 def clone(call: Call, ref: str, driver_params: dict[str, str]) -> str:
     """Make a copy-on-write twin; works on a plugged disk too.
 
-    Where the driver cannot, the twin gets a full copy.
+    Where the driver cannot, a twin for a VM's clone gets a full copy.
     """
-    _require_leaf(call, ref)
     sr = call.db.row("VDI", ref)["SR"]
+    if call.method == "VDI.clone":
+        sr_kinds.require_feature(call.db, sr, "VDI_CLONE")
+    _require_leaf(call, ref)
     if "VDI_CLONE" not in sr_kinds.features(call.db.row("SR", sr)):
         return copy(call, ref, sr, NULL, NULL)
     return _derive(call, ref, {})

@@ -42,6 +42,7 @@ def generate_config(call: Call, host: str, ref: str) -> str:
     """Return what a kernel needs to attach the disk by itself: nothing here."""
     row = call.db.row("VDI", ref)
     sr_kinds.require_feature(call.db, row["SR"], "VDI_GENERATE_CONFIG")
+    disks.require_attached(call.world, row["SR"])
     return ""
 
 
