@@ -103,5 +103,17 @@ def test_nothing_is_told_where_no_host_is_connected(local, sr):
         ("VDI.resize", disk, SIZE),
         ("SR.update", sr),
         ("SR.scan", sr),
+        ("SR.set_name_label", sr, "new"),
+        ("SR.set_name_description", sr, "new"),
+        ("VDI.set_name_label", disk, "new"),
+        ("VDI.set_name_description", disk, "new"),
     ):
         assert refusal(local, method, *params) == refused
+    assert local.call("VDI.get_name_label", disk) == "disk"
+
+
+def test_nothing_is_measured_of_an_sr(local, sr):
+    assert local.call("SR.get_data_sources", sr) == []
+    for name in ("query_data_source", "record_data_source"):
+        code, text = refusal(local, f"SR.{name}", sr, "size")
+        assert code == "INTERNAL_ERROR" and 'Invalid_data_source("size")' in text

@@ -21,8 +21,12 @@ def _find(owner: Owner, name: str) -> Source:
     for source in owner.sources:
         if source.name == name:
             return source
-    invalid = f'S(Rrdd_internal_error);S(Rrd.Invalid_data_source("{name}"))'
-    raise internal_error(f"IDL Error: [{invalid}]")
+    raise _invalid(name)
+
+
+def _invalid(name: str) -> Failure:
+    text = f'S(Rrdd_internal_error);S(Rrd.Invalid_data_source("{name}"))'
+    return internal_error(f"IDL Error: [{text}]")
 
 
 def _records(call: Call, owner: Owner) -> list[dict[str, Any]]:
@@ -92,6 +96,16 @@ def record_host_data_source(call: Call, host: str, name: str) -> None:
 def forget_host_data_source(call: Call, host: str, name: str) -> None:
     """Forget what was recorded, and record it no more."""
     _forget(call, measures.host(call.world, host), name)
+
+
+@message(
+    "SR.query_data_source",
+    "SR.record_data_source",
+    "SR.forget_data_source_archives",
+)
+def choose_sr_data_source(call: Call, sr: str, name: str) -> None:
+    """Refuse: nothing is measured of an SR here."""
+    raise _invalid(name)
 
 
 def _record(call: Call, owner: Owner, name: str) -> None:

@@ -156,13 +156,15 @@ def get_supported_types(call: Call) -> list[str]:
 
 @message("SR.set_name_label")
 def set_name_label(call: Call, ref: str, value: str) -> None:
-    """Rename the SR."""
+    """Rename the SR; a host that reaches it carries it out."""
+    disks.require_attached(call.world, ref)
     call.db.update("SR", ref, name_label=value)
 
 
 @message("SR.set_name_description")
 def set_name_description(call: Call, ref: str, value: str) -> None:
-    """Describe the SR."""
+    """Describe the SR; a host that reaches it carries it out."""
+    disks.require_attached(call.world, ref)
     call.db.update("SR", ref, name_description=value)
 
 

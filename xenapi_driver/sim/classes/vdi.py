@@ -409,13 +409,15 @@ def update(call: Call, ref: str) -> None:
 
 @message("VDI.set_name_label")
 def set_name_label(call: Call, ref: str, value: str) -> None:
-    """Rename the disk."""
+    """Rename the disk; a host that reaches its SR carries it out."""
+    disks.require_attached(call.world, call.db.row("VDI", ref)["SR"])
     call.db.update("VDI", ref, name_label=value)
 
 
 @message("VDI.set_name_description")
 def set_name_description(call: Call, ref: str, value: str) -> None:
-    """Describe the disk."""
+    """Describe the disk; a host that reaches its SR carries it out."""
+    disks.require_attached(call.world, call.db.row("VDI", ref)["SR"])
     call.db.update("VDI", ref, name_description=value)
 
 
