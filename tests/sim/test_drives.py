@@ -9,6 +9,7 @@ from tests.sim.clients import (
     XmlClient,
     vbd_record,
     vdi_record,
+    vif_record,
     vm_record,
 )
 from xenapi_driver.sim import Behaviour, Simulator
@@ -267,3 +268,14 @@ def test_a_base_copy_is_left_alone(local, sr):
     ):
         assert refusal(local, method, base, *more) == ["VDI_NOT_MANAGED", base]
     assert local.call("VDI.get_record", base) == before
+
+
+def test_an_interface_moves_while_its_guest_sleeps(local, vm):
+    first, second = local.call("network.get_all")[:2]
+    vif = local.call("VIF.create", vif_record(vm, first))
+    start(local, vm)
+    local.call("VM.suspend", vm)
+    local.call("VIF.move", vif, second)
+    assert local.call("VIF.get_network", vif) == second
+    local.call("VM.resume", vm, False, False)
+    assert local.call("VIF.get_currently_attached", vif) is True

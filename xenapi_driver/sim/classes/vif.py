@@ -128,8 +128,9 @@ def move(call: Call, ref: str, target: str) -> None:
     """Put the interface on another network, live too."""
     call.db.row("network", target)
     vif = call.db.row("VIF", ref)
-    if vif["currently_attached"]:
-        host = call.db.row("VM", vif["VM"])["resident_on"]
+    host = call.db.row("VM", vif["VM"])["resident_on"]
+    # The interfaces of a suspended guest are only kept for it.
+    if vif["currently_attached"] and host != NULL:
         network.assert_reachable(call.world, target, host, vif["VM"])
     call.db.update("VIF", ref, network=target)
 
