@@ -279,3 +279,14 @@ def test_an_interface_moves_while_its_guest_sleeps(local, vm):
     assert local.call("VIF.get_network", vif) == second
     local.call("VM.resume", vm, False, False)
     assert local.call("VIF.get_currently_attached", vif) is True
+
+
+def test_no_two_drives_start_at_one_position(local, sr, vm):
+    local.call("VBD.create", vbd_record(vm, disk(local, sr)))
+    other = local.call("VBD.create", vbd_record(vm, disk(local, sr), userdevice="1"))
+    local.call("VBD.set_userdevice", other, "xvda")
+    refused = ["VM_DUPLICATE_VBD_DEVICE", vm, other, "xvda"]
+    assert refusal(local, "VM.start", vm, False, False) == refused
+    assert local.call("VM.get_power_state", vm) == "Halted"
+    local.call("VBD.set_userdevice", other, "xvdb")
+    start(local, vm)

@@ -145,19 +145,21 @@ class Sweeper:
 
     def judge_records(self, after):
         """Note each field of any record that the model does not allow."""
-        for cls, model in self.db.schema.classes.items():
-            if not model.stored:
-                continue
-            for ref in self.db.refs(cls):
-                try:
-                    record = self.db.record(cls, ref)
-                except Failure as error:
-                    self.faults.append(f"after {after}: {cls} {ref}: {error!r}")
+        # The garbage collector works beside.
+        with self.db.changed:
+            for cls, model in self.db.schema.classes.items():
+                if not model.stored:
                     continue
-                for name, value in record.items():
-                    wrong = misfit(model.fields[name].type, value)
-                    if wrong:
-                        self.faults.append(f"after {after}: {cls}.{name}: {wrong}")
+                for ref in self.db.refs(cls):
+                    try:
+                        record = self.db.record(cls, ref)
+                    except Failure as error:
+                        self.faults.append(f"after {after}: {cls} {ref}: {error!r}")
+                        continue
+                    for name, value in record.items():
+                        wrong = misfit(model.fields[name].type, value)
+                        if wrong:
+                            self.faults.append(f"after {after}: {cls}.{name}: {wrong}")
 
 
 def _place(error):

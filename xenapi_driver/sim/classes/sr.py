@@ -218,10 +218,10 @@ def destroy(call: Call, ref: str) -> None:
     row = _require_unplugged(call.db, ref)
     if not row["PBDs"]:
         raise Failure("SR_HAS_NO_PBDS", ref)
-    if row["other_config"].get("indestructible") == "true":
-        raise Failure("SR_INDESTRUCTIBLE", ref)
     if _disks(call.db, row):
         raise Failure("SR_NOT_EMPTY")
+    if row["other_config"].get("indestructible") == "true":
+        raise Failure("SR_INDESTRUCTIBLE", ref)
     sr_attach.wipe(call.world, ref)
     _remove(call, ref)
 

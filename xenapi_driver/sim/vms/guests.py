@@ -196,8 +196,14 @@ def reboot(world: World, vm: str) -> None:
 
 
 def _assert_disks_free(db: Registry, vm: str) -> None:
+    taken = set()
     for ref in db.row("VM", vm)["VBDs"]:
-        vbd.assert_not_in_use(db, ref, db.row("VBD", ref))
+        row = db.row("VBD", ref)
+        vbd.assert_not_in_use(db, ref, row)
+        number = vbd.device_number(row["userdevice"])
+        if number in taken:
+            raise Failure("VM_DUPLICATE_VBD_DEVICE", vm, ref, row["userdevice"])
+        taken.add(number)
 
 
 def _furnish(db: Registry, vm: str) -> None:
