@@ -235,3 +235,14 @@ def test_no_interface_stands_on_itself(client, net):
     assert got == ["PIF_IS_VLAN", above]
     client.call("PIF.plug", above)
     assert client.call("PIF.get_currently_attached", above) is True
+
+
+def test_name_servers_come_with_an_ipv6_address_too(client):
+    ref, address = nic(client), "2001:db8::2/64"
+    wrong = ("PIF.reconfigure_ipv6", ref, "Static", address, "", "2001:db8::53,x")
+    assert refusal(client, *wrong) == ["INVALID_IP_ADDRESS_SPECIFIED", "DNS"]
+    assert client.call("PIF.get_IPv6", ref) == []
+    servers = "2001:db8::53,10.0.0.53"
+    client.call("PIF.reconfigure_ipv6", ref, "Static", address, "", servers)
+    assert client.call("PIF.get_DNS", ref) == servers
+    assert client.call("PIF.get_IPv6", ref) == [address]

@@ -201,6 +201,13 @@ def reconfigure_ipv6(
             good = False
         if not good:
             raise Failure("INVALID_CIDR_ADDRESS_SPECIFIED", "IPv6")
+    for server in dns.split(",") if dns else ():
+        try:
+            ipaddress.ip_address(server.strip())
+        except ValueError:
+            raise Failure("INVALID_IP_ADDRESS_SPECIFIED", "DNS") from None
+    if dns:
+        call.db.update("PIF", ref, DNS=dns)
     static = mode == "Static"
     call.db.update(
         "PIF",
