@@ -54,6 +54,10 @@ def as_json(found: Measures) -> str:
     return json.dumps(found, indent=2)
 
 
+# One for each round through matplotlib's ten colours.
+_MARKERS = "osv"
+
+
 def plot(found: Measures, folder: pathlib.Path) -> list[pathlib.Path]:
     """Draw time against the number of VMs; no files without matplotlib."""
     try:
@@ -63,11 +67,14 @@ def plot(found: Measures, folder: pathlib.Path) -> list[pathlib.Path]:
     matplotlib.use("svg")
     pyplot = importlib.import_module("matplotlib.pyplot")
     figure, axes = pyplot.subplots(figsize=(9, 6), layout="constrained")
-    for what, times in found.items():
-        if what != IDLE:
-            sizes = sorted(times)
-            values = [times[size] * 1e3 for size in sizes]
-            axes.plot(sizes, values, marker="o", label=what)
+    # The slowest first, as they stand in the picture; no two lines look alike.
+    lines = [(what, times) for what, times in found.items() if what != IDLE]
+    lines.sort(key=lambda line: -line[1][max(line[1])])
+    for number, (what, times) in enumerate(lines):
+        sizes = sorted(times)
+        values = [times[size] * 1e3 for size in sizes]
+        marker = _MARKERS[number // 10 % len(_MARKERS)]
+        axes.plot(sizes, values, marker=marker, label=what)
     axes.set(xscale="log", yscale="log", xlabel="VMs", ylabel="ms")
     axes.grid(True, which="major", alpha=0.4)
     axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))

@@ -144,6 +144,19 @@ def test_a_start_looks_at_one_hosts_guests(sim, local, crowd, monkeypatch):
     assert room() - free >= GIB
 
 
+def test_what_a_start_leaves_to_later_looks_at_one_guest(sim, local, crowd):
+    db = sim.world.db
+    db.visited = 0
+    for vm in crowd[:10]:
+        local.call("VM.add_to_xenstore_data", vm, "vm-data/name", vm)
+        local.call("VM.start", vm, False, False)
+    done = threading.Event()
+    # Behind all that the starts have left to the same thread.
+    sim.world.alarms.after(0.0, done.set)
+    assert done.wait(10)
+    assert db.visited < 10 * 20
+
+
 def test_fresh_objects_share_nothing(sim):
     db = sim.world.db
     one, other = (db.row("VM", db.create("VM", {})) for _ in range(2))

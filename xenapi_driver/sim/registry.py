@@ -27,7 +27,7 @@ from xenapi_driver.sim.worked_out import Source, WorkedOut
 # Deletions kept a table before the older half is forgotten ("XAPI today", 4).
 MAX_DELETIONS = 512
 # Fields by whose value objects are found without looking at each.
-_INDEXED = ("uuid", "name_label")
+_INDEXED = ("uuid", "name_label", "domid")
 # Classes that hold what others answered, whatever it is.
 _ANYTHING = {"task"}
 
@@ -65,7 +65,7 @@ class Table:
     rows: dict[str, Row] = field(default_factory=dict)
     stamps: dict[str, Stamp] = field(default_factory=dict)
     deletions: list[Deletion] = field(default_factory=list)
-    indexes: dict[str, dict[str, dict[str, None]]] = field(default_factory=dict)
+    indexes: dict[str, dict[str | int, dict[str, None]]] = field(default_factory=dict)
     hidden: tuple[str, ...] = ()
     computed: tuple[tuple[str, Computed], ...] = ()
     defaults: Row = field(default_factory=dict)
@@ -82,11 +82,11 @@ class Table:
         found = self.defaults.items()
         return [name for name, value in found if isinstance(value, (list, dict))]
 
-    def enter(self, name: str, value: str, ref: str) -> None:
+    def enter(self, name: str, value: str | int, ref: str) -> None:
         """Note that an object has this value in an indexed field."""
         self.indexes[name].setdefault(value, {})[ref] = None
 
-    def leave(self, name: str, value: str, ref: str) -> None:
+    def leave(self, name: str, value: str | int, ref: str) -> None:
         """Forget that."""
         bucket = self.indexes[name][value]
         del bucket[ref]
@@ -220,7 +220,7 @@ class Registry:
     def find(self, cls: str, **wanted: Any) -> list[str]:
         """Return the references of the objects whose fields have these values.
 
-        By uuid, name_label or an owner on the other side of a relation only objects
+        By uuid, name_label, domid or an owner across a relation only objects
         are looked at that have it; by other fields all of the class.
         """
         rows = self._tables[cls].rows
@@ -236,7 +236,7 @@ class Registry:
         """Return the few objects that can have the values, or all."""
         table = self._tables[cls]
         for name, value in wanted.items():
-            if name in table.indexes and isinstance(value, str):
+            if name in table.indexes and isinstance(value, (str, int)):
                 return list(table.indexes[name].get(value, ()))
         for name, value in wanted.items():
             target = self._many.get((cls, name))
