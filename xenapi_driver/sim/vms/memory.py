@@ -29,7 +29,7 @@ def assert_order(row: Row) -> None:
     :raises Failure: MEMORY_CONSTRAINT_VIOLATION_ORDER
     """
     names = ("static_min", "dynamic_min", "dynamic_max", "static_max")
-    order = [0, *(row[f"memory_{name}"] for name in names)]
+    order = [row[f"memory_{name}"] for name in names]
     if order != sorted(order):
         raise Failure("MEMORY_CONSTRAINT_VIOLATION_ORDER")
 
