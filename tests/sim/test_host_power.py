@@ -8,12 +8,13 @@ import pytest
 
 from tests.sim.clients import Refused, XmlClient, vm_record
 from xenapi_driver.sim import Behaviour, Simulator
+from xenapi_driver.sim.classes import host_power
 
 
 @pytest.fixture
 def pair(tmp_path):
     """A pool of two hosts that start fast."""
-    behaviour = Behaviour(shutdown_timeout=0.2, boot_time=0.3, dead_after=60.0)
+    behaviour = Behaviour(shutdown_timeout=0.2, boot_time=1.0, dead_after=60.0)
     sim = Simulator(tmp_path, hosts=2, compute_vm=False, behaviour=behaviour)
     yield sim
     sim.close()
@@ -77,7 +78,9 @@ def test_a_host_that_was_restarted_takes_guests_again(client, second):
     running_on(client, second)
 
 
-def test_a_host_stays_disabled_where_that_was_asked(client, second):
+def test_a_host_stays_disabled_where_that_was_asked(client, second, monkeypatch):
+    # Long enough to be asked on its way out, also on a busy machine.
+    monkeypatch.setattr(host_power, "_MOMENT", 1.0)
     client.call("host.disable", second, False)
     client.call("host.reboot", second)
     code = refusal(client, "host.enable", second)[0]

@@ -50,8 +50,13 @@ def shutdown(call: Call, host: str) -> None:
 def reboot(call: Call, host: str) -> None:
     """Restart the host: it must be disabled and empty."""
     machine = _prepare(call, host)
-    _later(_MOMENT, power.off, machine, True)
-    _later(_MOMENT + call.world.behaviour.boot_time, power.on, machine)
+    _later(_MOMENT, _restart, machine, call.world.behaviour.boot_time)
+
+
+def _restart(machine: Machine, seconds: float) -> None:
+    """Turn the host off, and on when it went, never before."""
+    power.off(machine, True)
+    _later(seconds, power.on, machine)
 
 
 def _machine(call: Call, host: str) -> Machine:
