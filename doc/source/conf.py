@@ -8,7 +8,12 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent / "_ext"))
 
 project = "xenapi-driver"
 copyright = "the xenapi-driver contributors"
-extensions = ["embedded_host", "oslo_config.sphinxext", "support_matrix"]
+extensions = [
+    "embedded_host",
+    "oslo_config.sphinxext",
+    "sphinx.ext.autodoc",
+    "support_matrix",
+]
 exclude_patterns: list[str] = []
 html_theme = "alabaster"
 html_theme_options = {

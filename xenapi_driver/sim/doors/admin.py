@@ -11,7 +11,7 @@ To look::
     GET /_sim/inventory     what exists in the first pool
     GET /_sim/ports         Neutron ports whose VIFs are plugged
     GET /_sim/hosts         hosts of all pools, with address, and whether they run
-    GET /_sim/rules         rules that are left, see :mod:`xenapi_driver.sim.faults`
+    GET /_sim/rules         rules that are left; see "Rules", below
 
 To act, one line of a shell is enough::
 
