@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from bench.hosts import Client, Host, running
+from tests.sim.clients import vif_record, vm_record
 
 SIZES = (10, 100, 1000, 10000)
 VMS_ON_A_HOST = 200
@@ -26,51 +27,16 @@ IDLE = "20 idle event.from, share of a processor"
 Measures = dict[str, dict[int, float]]
 
 
-def vm_record(number: int) -> dict[str, Any]:
+def small_vm(number: int) -> dict[str, Any]:
     """Return a small VM's record."""
     memory = str(128 * _MIB)
-    return {
-        "name_label": f"bench-{number}",
-        "user_version": "1",
-        "is_a_template": False,
-        "affinity": "OpaqueRef:NULL",
-        "memory_static_max": memory,
-        "memory_dynamic_max": memory,
-        "memory_dynamic_min": memory,
-        "memory_static_min": memory,
-        "VCPUs_params": {},
-        "VCPUs_max": "1",
-        "VCPUs_at_startup": "1",
-        "actions_after_shutdown": "destroy",
-        "actions_after_reboot": "restart",
-        "actions_after_crash": "restart",
-        "PV_bootloader": "",
-        "PV_kernel": "",
-        "PV_ramdisk": "",
-        "PV_args": "",
-        "PV_bootloader_args": "",
-        "PV_legacy_args": "",
-        "HVM_boot_policy": "BIOS order",
-        "HVM_boot_params": {},
-        "platform": {},
-        "PCI_bus": "",
-        "other_config": {},
-        "recommendations": "",
-    }
-
-
-def vif_record(vm: str, network: str) -> dict[str, Any]:
-    """Return the record of a VM's NIC."""
-    return {
-        "VM": vm,
-        "network": network,
-        "device": "0",
-        "MAC": "",
-        "MTU": "1500",
-        "other_config": {},
-        "qos_algorithm_type": "",
-        "qos_algorithm_params": {},
-    }
+    return vm_record(
+        name_label=f"bench-{number}",
+        memory_static_max=memory,
+        memory_dynamic_max=memory,
+        memory_dynamic_min=memory,
+        memory_static_min=memory,
+    )
 
 
 def fill(client: Client, count: int) -> list[str]:
@@ -79,7 +45,7 @@ def fill(client: Client, count: int) -> list[str]:
     hosts = client.call("host.get_all")
     found = []
     for number in range(count):
-        vm = client.call("VM.create", vm_record(number))
+        vm = client.call("VM.create", small_vm(number))
         client.call("VIF.create", vif_record(vm, network))
         host = hosts[number % len(hosts)]
         client.call("VM.start_on", vm, host, False, False)
@@ -122,7 +88,7 @@ def measure_calls(client: Client, vms: list[str]) -> dict[str, float]:
     }
     found["event.from, one change"] = one_change(client, middle)
     found["VM.create and destroy"] = seconds_of(
-        lambda: client.call("VM.destroy", client.call("VM.create", vm_record(0)))
+        lambda: client.call("VM.destroy", client.call("VM.create", small_vm(0)))
     )
     host = record["resident_on"]
 

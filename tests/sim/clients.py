@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small XAPI clients for the simulator's tests: in process, XML-RPC and JSON-RPC."""
+"""Small XAPI clients: in process, XML-RPC and JSON-RPC, and what tests do with them."""
 
+import dataclasses
 import http.client
 import json
 import time
@@ -101,6 +102,28 @@ class JsonClient(Client):
             error = answer["error"]
             raise Refused([error["message"], *error["data"]])
         return answer["result"]
+
+
+def refusal(client, method, *params):
+    """Return code and parameters of the failure that a call must have."""
+    try:
+        answer = client.call(method, *params)
+    except Refused as refused:
+        return refused.args[0]
+    raise AssertionError(f"{method} was not refused but answered {answer!r}")
+
+
+def wait_until(condition, seconds=5):
+    """Return once a condition is true; it has to become so in time."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it never happened"
+        time.sleep(0.02)
+
+
+def behave(sim, **choices):
+    """Change how a host behaves from now on."""
+    sim.world.behaviour = dataclasses.replace(sim.world.behaviour, **choices)
 
 
 GIB = 1024**3

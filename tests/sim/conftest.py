@@ -39,6 +39,12 @@ def local(sim):
 
 
 @pytest.fixture
+def sr(sim, local):
+    """The default SR."""
+    return local.call("SR.get_by_uuid", sim.default_sr_uuid)
+
+
+@pytest.fixture
 def make(tmp_path):
     made = []
 

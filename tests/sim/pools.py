@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What tests of several hosts do over and over."""
 
-import time
-
 import pytest
 
 from tests.sim.clients import (
@@ -89,13 +87,6 @@ def prepared(sim, here, there):
     far_net, far_sr = management_network(there), local_sr(there, host)
     dest = there.call("host.migrate_receive", host, far_net, {})
     return vm, dest, {vdi: far_sr}, {vif: far_net}
-
-
-def wait_until(condition, seconds=5):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it never happened"
-        time.sleep(0.02)
 
 
 def is_live(client, host):

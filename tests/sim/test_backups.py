@@ -5,16 +5,11 @@ import base64
 
 import pytest
 
-from tests.sim.clients import Refused, vbd_record, vdi_record, vm_record
+from tests.sim.clients import refusal, vbd_record, vdi_record, vm_record
 from xenapi_driver.sim.storage import cbt
 
 MIB = 1 << 20
 SIZE = 8 * MIB
-
-
-@pytest.fixture
-def sr(sim, local):
-    return local.call("SR.get_by_uuid", sim.default_sr_uuid)
 
 
 @pytest.fixture
@@ -32,12 +27,6 @@ def write(sim, local, sr):
         sim.world.stores[sr].write(where, offset, data)
 
     return write
-
-
-def refusal(client, method, *params):
-    with pytest.raises(Refused) as caught:
-        client.call(method, *params)
-    return caught.value.args[0]
 
 
 def changed(client, first, last):

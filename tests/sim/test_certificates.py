@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
-from tests.sim.clients import NULL, HttpSender, Refused, XmlClient
+from tests.sim.clients import NULL, HttpSender, XmlClient, refusal
 
 NOW = datetime.datetime.now(datetime.timezone.utc)
 DAY = datetime.timedelta(days=1)
@@ -49,12 +49,6 @@ def key():
 @pytest.fixture
 def host(local):
     return local.call("host.get_all")[0]
-
-
-def refusal(client, method, *params):
-    with pytest.raises(Refused) as found:
-        client.call(method, *params)
-    return found.value.args[0]
 
 
 def shown(server):

@@ -232,11 +232,6 @@ def test_a_clone_made_meanwhile_keeps_its_parent(store, monkeypatch, late):
     assert [digest(store, name) for name in (source, clones[0])] == [before, before]
 
 
-@pytest.fixture
-def sr(sim, local):
-    return local.call("SR.get_by_uuid", sim.default_sr_uuid)
-
-
 def vhd_parent(client, ref):
     return client.call("VDI.get_sm_config", ref).get("vhd-parent")
 

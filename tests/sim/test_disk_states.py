@@ -3,20 +3,9 @@
 
 import pytest
 
-from tests.sim.clients import Refused, vbd_record, vdi_record, vm_record
+from tests.sim.clients import refusal, vbd_record, vdi_record, vm_record
 
 SIZE = str(8 << 20)
-
-
-def refusal(client, method, *params):
-    with pytest.raises(Refused) as caught:
-        client.call(method, *params)
-    return caught.value.args[0]
-
-
-@pytest.fixture
-def sr(sim, local):
-    return local.call("SR.get_by_uuid", sim.default_sr_uuid)
 
 
 def plain(client, sr, **changes):

@@ -4,13 +4,11 @@
 import shutil
 import uuid
 
-import pytest
-
 from tests.sim.clients import (
     GIB,
     NULL,
-    Refused,
     XmlClient,
+    refusal,
     vbd_record,
     vdi_record,
     vm_record,
@@ -18,17 +16,6 @@ from tests.sim.clients import (
 from xenapi_driver.sim import Simulator
 from xenapi_driver.sim.classes import vdi as vdi_class
 from xenapi_driver.sim.storage import vhd_store
-
-
-def refusal(client, method, *params):
-    with pytest.raises(Refused) as caught:
-        client.call(method, *params)
-    return caught.value.args[0]
-
-
-@pytest.fixture
-def sr(sim, local):
-    return local.call("SR.get_by_uuid", sim.default_sr_uuid)
 
 
 def names(sim):

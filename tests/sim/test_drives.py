@@ -5,8 +5,8 @@ import pytest
 
 from tests.sim.clients import (
     NULL,
-    Refused,
     XmlClient,
+    refusal,
     vbd_record,
     vdi_record,
     vif_record,
@@ -19,11 +19,6 @@ CD = {"type": "CD", "mode": "RO", "bootable": False}
 
 
 @pytest.fixture
-def sr(sim, local):
-    return local.call("SR.get_by_uuid", sim.default_sr_uuid)
-
-
-@pytest.fixture
 def vm(local):
     return local.call("VM.create", vm_record())
 
@@ -31,12 +26,6 @@ def vm(local):
 @pytest.fixture
 def image(local):
     return local.call("VDI.get_by_name_label", "guest-tools.iso")[0]
-
-
-def refusal(client, method, *params):
-    with pytest.raises(Refused) as caught:
-        client.call(method, *params)
-    return caught.value.args[0]
 
 
 def disk(client, sr, **changes):

@@ -6,24 +6,13 @@ import pytest
 from tests.sim.clients import (
     GIB,
     NULL,
-    Refused,
+    refusal,
     vbd_record,
     vdi_record,
     vif_record,
     vm_record,
 )
 from xenapi_driver.sim import Hardware, Simulator
-
-
-def refusal(client, method, *params):
-    with pytest.raises(Refused) as caught:
-        client.call(method, *params)
-    return caught.value.args[0]
-
-
-@pytest.fixture
-def sr(sim, client):
-    return client.call("SR.get_by_uuid", sim.default_sr_uuid)
 
 
 @pytest.fixture

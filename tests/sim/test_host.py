@@ -6,18 +6,12 @@ import zoneinfo
 
 import pytest
 
-from tests.sim.clients import NULL, Refused, vm_record
+from tests.sim.clients import NULL, Refused, refusal, vm_record
 
 
 @pytest.fixture
 def host(client):
     return client.call("host.get_all")[0]
-
-
-def refusal(client, method, *params):
-    with pytest.raises(Refused) as found:
-        client.call(method, *params)
-    return found.value.args[0]
 
 
 def log_of(sim):

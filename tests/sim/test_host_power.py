@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from tests.sim.clients import Refused, XmlClient, vm_record
+from tests.sim.clients import XmlClient, refusal, vm_record, wait_until
+from tests.sim.pools import is_live
 from xenapi_driver.sim import Behaviour, Simulator
 from xenapi_driver.sim.classes import host_power
 
@@ -30,23 +31,6 @@ def second(client):
     """The supporter."""
     master = client.call("pool.get_master", client.call("pool.get_all")[0])
     return next(ref for ref in client.call("host.get_all") if ref != master)
-
-
-def refusal(client, method, *params):
-    with pytest.raises(Refused) as caught:
-        client.call(method, *params)
-    return caught.value.args[0]
-
-
-def is_live(client, host):
-    return client.call("host_metrics.get_live", client.call("host.get_metrics", host))
-
-
-def wait_until(condition, seconds=5):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it never happened"
-        time.sleep(0.02)
 
 
 def running_on(client, host):

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from tests.sim.clients import GIB, XmlClient, vbd_record, vdi_record
+from tests.sim.clients import GIB, XmlClient, vbd_record, vdi_record, wait_until
 from tests.sim.pools import (
     guest,
     hosts_of,
@@ -16,7 +16,6 @@ from tests.sim.pools import (
     send,
     shared_sr,
     store_of,
-    wait_until,
 )
 from xenapi_driver.sim.vms import cpus
 
@@ -174,8 +173,8 @@ def test_a_snapshot_goes_along_and_two_do_not(neighbours):
 def test_a_checkpoint_goes_to_no_other_pool(neighbours):
     sim, here, there = neighbours
     vm, dest, vdis, vifs = prepared(sim, here, there)
-    snapshot = here.call("VM.snapshot", vm, "held")
-    sim.world.db.update("VM", snapshot, power_state="Suspended")
+    here.call("VM.start", vm, False, False)
+    here.call("VM.checkpoint", vm, "held")
     refused("VM_HAS_CHECKPOINT", here.call, *send(vm, dest, vdis, vifs))
 
 

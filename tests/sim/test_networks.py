@@ -3,13 +3,7 @@
 
 import pytest
 
-from tests.sim.clients import NULL, Refused, vif_record, vm_record
-
-
-def refusal(client, method, *params):
-    with pytest.raises(Refused) as caught:
-        client.call(method, *params)
-    return caught.value.args[0]
+from tests.sim.clients import NULL, refusal, vif_record, vm_record
 
 
 def network(client, **changes):

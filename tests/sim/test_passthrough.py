@@ -5,13 +5,7 @@ import json
 
 import pytest
 
-from tests.sim.clients import NULL, Refused, vm_record
-
-
-def refusal(client, method, *params):
-    with pytest.raises(Refused) as found:
-        client.call(method, *params)
-    return found.value.args[0]
+from tests.sim.clients import NULL, refusal, vm_record
 
 
 def read(path):

@@ -17,6 +17,7 @@ from tests.sim.clients import (
     vdi_record,
     vif_record,
     vm_record,
+    wait_until,
 )
 from tests.sim.pools import (
     die,
@@ -30,7 +31,6 @@ from tests.sim.pools import (
     shared_sr,
     start_on,
     store_of,
-    wait_until,
 )
 from xenapi_driver.sim.doors import listening
 

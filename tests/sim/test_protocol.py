@@ -7,15 +7,9 @@ import xmlrpc.client
 
 import pytest
 
-from tests.sim.clients import NULL, Refused, vm_record
+from tests.sim.clients import NULL, Refused, refusal, vm_record
 
 NOWHERE = "OpaqueRef:00000000-0000-0000-0000-000000000000"
-
-
-def refusal(client, method, *params):
-    with pytest.raises(Refused) as caught:
-        client.call(method, *params)
-    return caught.value.args[0]
 
 
 def test_wrong_password_is_refused(client):

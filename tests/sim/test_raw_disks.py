@@ -39,11 +39,6 @@ IO_ERROR = ["VDI_IO_ERROR", "Device I/O errors"]
 
 
 @pytest.fixture
-def sr(sim, local):
-    return local.call("SR.get_by_uuid", sim.default_sr_uuid)
-
-
-@pytest.fixture
 def carrier(sim, local):
     return Carrier(sim.serve(), local.session)
 

@@ -6,22 +6,11 @@ import uuid
 
 import pytest
 
-from tests.sim.clients import Refused, vdi_record
+from tests.sim.clients import refusal, vdi_record
 from xenapi_driver.sim.storage import coalesce, vhd, vhd_store
 
 MIB = 1 << 20
 SIZE = 8 * MIB
-
-
-@pytest.fixture
-def sr(sim, local):
-    return local.call("SR.get_by_uuid", sim.default_sr_uuid)
-
-
-def refusal(client, method, *params):
-    with pytest.raises(Refused) as caught:
-        client.call(method, *params)
-    return caught.value.args[0]
 
 
 @pytest.mark.parametrize("key", ["type", "image-format"])

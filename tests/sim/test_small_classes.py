@@ -1,18 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Classes with few messages: subjects, secrets, dumps, drivers, repositories."""
 
-import pytest
-
-from tests.sim.clients import NULL, Refused
+from tests.sim.clients import NULL, refusal
 from xenapi_driver.sim.doors.wire import Timestamp
 
 ADMIN = "OpaqueRef:0165f154-ba3e-034e-6b27-5d271af109ba"
-
-
-def refusal(client, method, *params):
-    with pytest.raises(Refused) as found:
-        client.call(method, *params)
-    return found.value.args[0]
 
 
 def test_a_subject_begins_as_administrator_and_gets_other_roles(client):

@@ -28,11 +28,6 @@ def digest(content: bytes) -> str:
 
 
 @pytest.fixture
-def sr(sim, local):
-    return local.call("SR.get_by_uuid", sim.default_sr_uuid)
-
-
-@pytest.fixture
 def carrier(sim, local):
     return Carrier(sim.serve(), local.session)
 

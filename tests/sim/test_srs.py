@@ -4,8 +4,8 @@
 import pytest
 
 from tests.sim.clients import (
-    Refused,
     XmlClient,
+    refusal,
     vbd_record,
     vdi_record,
     vm_record,
@@ -15,12 +15,6 @@ from xenapi_driver.sim import Simulator
 NFS = {"server": "nfs.example.org", "serverpath": "/srv/nova"}
 GIB = 1 << 30
 NULL = "OpaqueRef:NULL"
-
-
-def refusal(client, method, *params):
-    with pytest.raises(Refused) as caught:
-        client.call(method, *params)
-    return caught.value.args[0]
 
 
 def host_of(client):

@@ -4,15 +4,7 @@
 import threading
 import time
 
-import pytest
-
-from tests.sim.clients import Refused, XmlClient, vm_record
-
-
-def refusal(client, method, *params):
-    with pytest.raises(Refused) as caught:
-        client.call(method, *params)
-    return caught.value.args[0]
+from tests.sim.clients import XmlClient, refusal, vm_record
 
 
 def events(client, classes, token="", timeout=0.0):

@@ -26,11 +26,6 @@ NOWHERE = "00000000-0000-0000-0000-000000000001"
 
 
 @pytest.fixture
-def sr(sim, local):
-    return local.call("SR.get_by_uuid", sim.default_sr_uuid)
-
-
-@pytest.fixture
 def carrier(sim, local):
     return Carrier(sim.serve(), local.session)
 

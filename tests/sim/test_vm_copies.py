@@ -1,33 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """Clones, copies, snapshots, checkpoints, reverts, templates: records and disks."""
 
-import dataclasses
-import time
-
 import pytest
 
 from tests.sim.clients import (
     GIB,
     NULL,
-    Refused,
+    behave,
+    refusal,
     vbd_record,
     vdi_record,
     vif_record,
     vm_record,
+    wait_until,
 )
+from tests.sim.pools import store_of
 
 MIB = 1024**2
-
-
-def refusal(client, method, *params):
-    with pytest.raises(Refused) as caught:
-        client.call(method, *params)
-    return caught.value.args[0]
-
-
-@pytest.fixture
-def sr(sim, client):
-    return client.call("SR.get_by_uuid", sim.default_sr_uuid)
 
 
 @pytest.fixture
@@ -53,16 +42,13 @@ def disk_of(client, vm):
 
 
 def write(sim, client, vm, data):
-    location = client.call("VDI.get_location", disk_of(client, vm))
-    sim.world.stores[client.call("VDI.get_SR", disk_of(client, vm))].write(
-        location, 0, data
-    )
+    store, location = store_of(sim.world, disk_of(client, vm))
+    store.write(location, 0, data)
 
 
 def read(sim, client, vm, length):
-    disk = disk_of(client, vm)
-    store = sim.world.stores[client.call("VDI.get_SR", disk)]
-    return store.read(client.call("VDI.get_location", disk), 0, length)
+    store, location = store_of(sim.world, disk_of(client, vm))
+    return store.read(location, 0, length)
 
 
 def test_clone_has_its_own_disk_and_addresses(sim, client, vm):
@@ -102,12 +88,16 @@ def test_copy_to_no_sr_goes_beside_its_source(client, sr, vm):
     assert client.call("VDI.get_SR", disk_of(client, twin)) == sr
 
 
-def test_a_copy_that_fails_leaves_nothing(sim, local):
-    sr = local.call("SR.get_by_uuid", sim.default_sr_uuid)
-    vm = local.call("VM.create", vm_record(name_label="source"))
+def with_two_disks(client, sr):
+    vm = client.call("VM.create", vm_record(name_label="source"))
     for device in ("0", "1"):
-        vdi = local.call("VDI.create", vdi_record(sr, name_label=device))
-        local.call("VBD.create", vbd_record(vm, vdi, userdevice=device))
+        vdi = client.call("VDI.create", vdi_record(sr, name_label=device))
+        client.call("VBD.create", vbd_record(vm, vdi, userdevice=device))
+    return vm
+
+
+def test_a_copy_that_fails_leaves_nothing(sim, local, sr):
+    vm = with_two_disks(local, sr)
     before = sim.inventory()
     disk = local.call("VBD.get_VDI", local.call("VM.get_VBDs", vm)[1])
     sim.world.db.update("VDI", disk, sharable=True)
@@ -296,22 +286,14 @@ def test_members_of_an_appliance_are_no_templates(local):
     assert found == ["VM_IS_PART_OF_AN_APPLIANCE", vm, appliance]
 
 
-def test_a_cancelled_copy_leaves_nothing(sim, local):
-    sr = local.call("SR.get_by_uuid", sim.default_sr_uuid)
-    vm = local.call("VM.create", vm_record(name_label="source"))
-    for device in ("0", "1"):
-        vdi = local.call("VDI.create", vdi_record(sr, name_label=device))
-        local.call("VBD.create", vbd_record(vm, vdi, userdevice=device))
+def test_a_cancelled_copy_leaves_nothing(sim, local, sr):
+    vm = with_two_disks(local, sr)
     before = sim.inventory()
-    behaviour = dataclasses.replace(sim.world.behaviour, operation_delay=0.3)
-    sim.world.behaviour = behaviour
+    behave(sim, operation_delay=0.3)
     task = local.call("Async.VM.copy", vm, "twin", sr)
-    end = time.monotonic() + 5
-    while not local.call("VM.get_current_operations", vm):
-        assert time.monotonic() < end
+    wait_until(lambda: local.call("VM.get_current_operations", vm))
     local.call("task.cancel", task)
-    while local.call("task.get_status", task) == "pending":
-        assert time.monotonic() < end
+    wait_until(lambda: local.call("task.get_status", task) != "pending")
     assert local.call("task.get_status", task) == "cancelled"
     local.call("task.destroy", task)
     after = sim.inventory()
@@ -325,6 +307,5 @@ def test_a_snapshot_of_itself_is_no_way_back(local):
     snapshot = local.call("VM.snapshot", vm, "s")
     when = "20260101T00:00:00Z"
     local.call("VM.update_snapshot_metadata", snapshot, snapshot, when, "{}")
-    with pytest.raises(Refused) as found:
-        local.call("VM.revert", snapshot)
-    assert found.value.args[0] == ["VM_REVERT_FAILED", snapshot, snapshot]
+    found = refusal(local, "VM.revert", snapshot)
+    assert found == ["VM_REVERT_FAILED", snapshot, snapshot]

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Guests that run: what they tell, what they do by themselves, what they boot with."""
 
-import dataclasses
 import time
 
 import pytest
@@ -10,11 +9,14 @@ from tests.sim.clients import (
     GIB,
     NULL,
     JsonClient,
-    Refused,
     XmlClient,
+    behave,
+    refusal,
     vbd_record,
     vdi_record,
+    vif_record,
     vm_record,
+    wait_until,
 )
 from xenapi_driver.sim import Behaviour, Simulator
 from xenapi_driver.sim.leases import Leases
@@ -23,37 +25,10 @@ from xenapi_driver.sim.vms import guests
 MIB = 1024**2
 
 
-def refusal(client, method, *params):
-    with pytest.raises(Refused) as caught:
-        client.call(method, *params)
-    return caught.value.args[0]
-
-
-def behave(sim, **choices):
-    sim.world.behaviour = dataclasses.replace(sim.world.behaviour, **choices)
-
-
-def until(condition, seconds=5.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come about in time"
-        time.sleep(0.02)
-
-
 def with_card(client, **changes):
     vm = client.call("VM.create", vm_record(**changes))
     network = client.call("network.get_all")[0]
-    card = {
-        "VM": vm,
-        "network": network,
-        "device": "0",
-        "MAC": "",
-        "MTU": "1500",
-        "other_config": {},
-        "qos_algorithm_type": "",
-        "qos_algorithm_params": {},
-    }
-    client.call("VIF.create", card)
+    client.call("VIF.create", vif_record(vm, network))
     return vm
 
 
@@ -72,7 +47,7 @@ def test_agent_comes_some_time_after_the_boot(sim, local):
     assert local.call("VM.get_guest_metrics", vm) == NULL
     assert "clean_shutdown" not in local.call("VM.get_allowed_operations", vm)
     assert refusal(local, "VM.clean_shutdown", vm) == ["VM_LACKS_FEATURE", vm]
-    until(lambda: local.call("VM.get_guest_metrics", vm) != NULL)
+    wait_until(lambda: local.call("VM.get_guest_metrics", vm) != NULL)
     assert told(local, vm)["PV_drivers_detected"] is True
     local.call("VM.clean_shutdown", vm)
 
@@ -109,7 +84,7 @@ def test_reboot_begins_anew(sim, local):
     assert local.call("VM.get_guest_metrics", vm) == metrics
     assert told(local, vm)["PV_drivers_detected"] is False
     assert told(local, vm)["networks"] == {}
-    until(lambda: told(local, vm)["PV_drivers_detected"])
+    wait_until(lambda: told(local, vm)["PV_drivers_detected"])
     assert told(local, vm)["networks"]
 
 

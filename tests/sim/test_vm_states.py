@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a VM may do in which state, what it is told, and what goes on meanwhile."""
 
-import dataclasses
 import threading
 import time
 
@@ -11,6 +10,7 @@ from tests.sim.clients import (
     NULL,
     Refused,
     XmlClient,
+    behave,
     vbd_record,
     vdi_record,
     vm_record,
@@ -75,10 +75,6 @@ def bring(client, vm, state):
         client.call("VM.start", vm, state == "Paused", False)
     if state == "Suspended":
         client.call("VM.suspend", vm)
-
-
-def behave(sim, **choices):
-    sim.world.behaviour = dataclasses.replace(sim.world.behaviour, **choices)
 
 
 @pytest.fixture

@@ -5,11 +5,10 @@ import os
 import shutil
 import subprocess
 import threading
-import time
 
 import pytest
 
-from tests.sim.clients import Refused, vm_record
+from tests.sim.clients import Refused, vm_record, wait_until
 from xenapi_driver.sim.doors.xenstore_socket import XenstoreSocket
 from xenapi_driver.sim.vms import guest_store
 from xenapi_driver.sim.xenstore import MAX_PAYLOAD, Refusal, Xenstore
@@ -20,13 +19,6 @@ def errno(function, *arguments):
     with pytest.raises(Refusal) as caught:
         function(*arguments)
     return caught.value.errno
-
-
-def until(condition, seconds=5.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come about in time"
-        time.sleep(0.02)
 
 
 @pytest.fixture
@@ -98,9 +90,9 @@ def test_watches_tell_of_changes_and_removals(store):
     seen = []
     store.watch(seen.append)
     store.write("/local/domain/7/data/x", b"1")
-    until(lambda: "/local/domain/7/data/x" in seen)
+    wait_until(lambda: "/local/domain/7/data/x" in seen)
     store.remove("/local/domain/7/data")
-    until(lambda: "/local/domain/7/data" in seen)
+    wait_until(lambda: "/local/domain/7/data" in seen)
 
 
 def test_transaction_is_taken_whole_or_not(tree):
@@ -202,10 +194,10 @@ def test_what_a_guest_writes_comes_back(sim, client):
     store = sim.world.dom0.xenstore
     store.write(f"{home}/vm-data/answer/b", b"2")
     expected = {"vm-data/a": "1", "vm-data/answer/b": "2", "kept": "x"}
-    until(lambda: client.call("VM.get_xenstore_data", vm) == expected)
+    wait_until(lambda: client.call("VM.get_xenstore_data", vm) == expected)
     store.remove(f"{home}/vm-data/answer")
     del expected["vm-data/answer/b"]
-    until(lambda: client.call("VM.get_xenstore_data", vm) == expected)
+    wait_until(lambda: client.call("VM.get_xenstore_data", vm) == expected)
 
 
 def test_what_does_not_fit_does_not_start(local):
@@ -233,4 +225,4 @@ def test_guests_are_found_in_a_store_that_was_emptied(sim, local):
     store = sim.world.dom0.xenstore
     assert store.read(f"{home}/vm-data/a") == b"1"
     store.write(f"{home}/vm-data/b", b"2")
-    until(lambda: "vm-data/b" in local.call("VM.get_xenstore_data", vm))
+    wait_until(lambda: "vm-data/b" in local.call("VM.get_xenstore_data", vm))
