@@ -121,6 +121,16 @@ def wait_until(condition, seconds=5):
         time.sleep(0.02)
 
 
+def received(sock, end):
+    """Return what a connection brings until it ends so, and nothing beyond."""
+    data = b""
+    while not data.endswith(end):
+        byte = sock.recv(1)
+        assert byte, f"hung up after {data!r}"
+        data += byte
+    return data
+
+
 def behave(sim, **choices):
     """Change how a host behaves from now on."""
     sim.world.behaviour = dataclasses.replace(sim.world.behaviour, **choices)

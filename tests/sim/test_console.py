@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from tests.sim.clients import vm_record
+from tests.sim.clients import received, vm_record
 from tests.sim.vnc_viewer import Hungup, Viewer, tunnel
 from xenapi_driver.sim import Simulator
 from xenapi_driver.sim.doors import screen
@@ -245,9 +245,7 @@ def test_over_tls_one_can_type_and_look_at_once(sim, target):
         context.wrap_socket(sock, server_hostname="127.0.0.1") as tls,
     ):
         tls.sendall(f"CONNECT {target} HTTP/1.0\r\n\r\n".encode())
-        head = b""
-        while not head.endswith(b"\r\n\r\n"):
-            head += tls.recv(1)
+        received(tls, b"\r\n\r\n")
         viewer = Viewer(tls)
         for number in range(20):
             viewer.ask()
@@ -296,14 +294,10 @@ def test_the_control_domain_has_a_text_console(door, local):
     sock, status = tunnel(door, target)
     with contextlib.closing(sock):
         assert status == 200
-        seen = b""
-        while not seen.endswith(b"login: "):
-            seen += sock.recv(1000)
+        seen = received(sock, b"login: ")
         assert seen.startswith(b"Control domain on host")
         sock.sendall(b"ls\r")
-        seen = b""
-        while not seen.endswith(b"login: "):
-            seen += sock.recv(1000)
+        seen = received(sock, b"login: ")
         assert seen.startswith(b"ls\r\n")
 
 
@@ -386,9 +380,7 @@ def test_a_browser_sees_it_in_a_websocket(door, target, protocol, local, vm):
         headers.append(f"Sec-WebSocket-Protocol: {protocol}, chat")
     with socket.create_connection(door.address, timeout=10) as sock:
         sock.sendall("\r\n".join([*headers, "", ""]).encode())
-        head = b""
-        while not head.endswith(b"\r\n\r\n"):
-            head += sock.recv(1)
+        head = received(sock, b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 101 ")
         # The answer to this key that RFC 6455, section 1.3, works out.
         assert b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n" in head

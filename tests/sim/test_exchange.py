@@ -7,7 +7,7 @@ import http.client
 
 import pytest
 
-from tests.sim.clients import HttpSender, Refused, XmlClient
+from tests.sim.clients import HttpSender, Refused, XmlClient, received
 from xenapi_driver.sim.doors import exchange
 from xenapi_driver.sim.failure import Failure
 
@@ -156,9 +156,7 @@ def test_a_handler_can_talk_another_protocol(web, local):
     web.sock.sendall(
         f"CONNECT /chat?session_id={local.session} HTTP/1.0\r\n\r\nhey".encode()
     )
-    seen = b""
-    while not seen.endswith(b"HEY"):
-        seen += web.sock.recv(100)
+    received(web.sock, b"HEY")
     web.sock.sendall(b"you")
     assert web.sock.recv(100) == b"YOU"
 

@@ -48,7 +48,9 @@ class Raw:
         headers = {k.lower(): v for k, v in (line.split(": ", 1) for line in lines)}
         size = int(headers.get("content-length", 0))
         while len(self.rest) < size:
-            self.rest += self.sock.recv(65536)
+            data = self.sock.recv(65536)
+            assert data, "hung up"
+            self.rest += data
         body, self.rest = self.rest[:size], self.rest[size:]
         return int(first.split()[1]), headers, body
 

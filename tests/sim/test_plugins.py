@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from tests.sim.clients import Refused, XmlClient, vm_record
+from tests.sim.clients import Refused, XmlClient, vm_record, wait_until
 from xenapi_driver.sim import Simulator
 
 PLUGIN = """#!/usr/bin/python3
@@ -83,8 +83,8 @@ def test_slow_plugin_does_not_hold_others_up(client, host):
     begin = time.monotonic()
     client.call("VM.get_all_records")
     assert time.monotonic() - begin < 1
-    while client.call("task.get_status", task) == "pending":
-        time.sleep(0.05)
+    assert client.call("task.get_status", task) == "pending"
+    wait_until(lambda: client.call("task.get_status", task) != "pending", 10)
     assert client.call("task.get_status", task) == "success"
 
 

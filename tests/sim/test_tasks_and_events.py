@@ -4,7 +4,7 @@
 import threading
 import time
 
-from tests.sim.clients import XmlClient, refusal, vm_record
+from tests.sim.clients import XmlClient, behave, refusal, vm_record, wait_until
 
 
 def events(client, classes, token="", timeout=0.0):
@@ -44,13 +44,11 @@ def test_destroyed_task_is_gone(sim, client):
 def test_clean_shutdown_can_be_cancelled(sim, local):
     vm = local.call("VM.create", vm_record(other_config={"sim:agent": "none"}))
     local.call("VM.start", vm, False, False)
-    sim.world.behaviour = type(sim.world.behaviour)(shutdown_timeout=30)
+    behave(sim, shutdown_timeout=30)
     task = local.call("Async.VM.clean_shutdown", vm)
-    time.sleep(0.1)
+    wait_until(lambda: local.call("VM.get_current_operations", vm))
     local.call("task.cancel", task)
-    end = time.monotonic() + 5
-    while local.call("task.get_status", task) == "pending" and time.monotonic() < end:
-        time.sleep(0.02)
+    wait_until(lambda: local.call("task.get_status", task) != "pending")
     assert local.call("task.get_status", task) == "cancelled"
     assert local.call("task.get_error_info", task) == ["TASK_CANCELLED", task]
 
@@ -297,8 +295,7 @@ def test_the_oldest_finished_tasks_go_when_there_are_many(local):
 def test_a_task_of_old_is_gone(sim, local):
     vm = local.call("VM.create", vm_record())
     old = local.call("Async.VM.get_possible_hosts", vm)
-    while local.call("task.get_status", old) == "pending":
-        time.sleep(0.01)
+    wait_until(lambda: local.call("task.get_status", old) != "pending")
     row = {"finished": "20200101T00:00:00Z", "created": "20200101T00:00:00Z"}
     sim.world.db.update("task", old, **row)
     local.call("Async.VM.get_possible_hosts", vm)

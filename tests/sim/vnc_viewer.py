@@ -4,6 +4,7 @@
 import socket
 import struct
 
+from tests.sim.clients import received
 from xenapi_driver.sim.doors import font, screen
 
 
@@ -12,12 +13,7 @@ def tunnel(door, target, headers=()):
     sock = socket.create_connection(door.address, timeout=10)
     lines = [f"CONNECT {target} HTTP/1.0", *headers, "", ""]
     sock.sendall("\r\n".join(lines).encode())
-    head = b""
-    while not head.endswith(b"\r\n\r\n"):
-        byte = sock.recv(1)
-        if not byte:
-            break
-        head += byte
+    head = received(sock, b"\r\n\r\n")
     return sock, int(head.split()[1])
 
 
