@@ -386,7 +386,7 @@ class BlockDeviceTest(Dom0TestCase):
         point = self.dir / "mnt"
         point.mkdir()
         if subprocess.run(["mount", str(link), str(point)]).returncode:
-            self.skipTest("cannot mount")
+            self.skipTest("missing: the right to mount")
         try:
             with self.assertRaises(block_devices.DeviceBusy):
                 self.host.detach_block("xvdb")

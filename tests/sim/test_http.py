@@ -336,7 +336,7 @@ def test_a_refused_upload_can_read_why(raw):
     assert raw.answer()[0] == 500
 
 
-@pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
+@pytest.mark.skipif(not shutil.which("curl"), reason="missing: curl")
 def test_curl_that_asks_before_it_sends(sim, tmp_path):
     # A host does not answer Expect; curl sends after a second.
     body = tmp_path / "body"
@@ -353,8 +353,8 @@ def test_curl_that_asks_before_it_sends(sim, tmp_path):
     assert b"OpaqueRef:" in found.stdout
 
 
-@pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
-def test_a_stream_over_tls_ends_as_it_should(sim, monkeypatch):
+@pytest.mark.skipif(not shutil.which("curl"), reason="missing: curl")
+def test_a_stream_over_tls_ends_as_it_should(sim):
     door = sim.serve(tls=True)
     found = subprocess.run(
         ["curl", "-sS", "--cacert", str(door.cert_file), f"{door.url}/nope"],

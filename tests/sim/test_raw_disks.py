@@ -226,7 +226,7 @@ def test_a_qcow2_goes_out_as_qemu_reads_it(carrier, full, tmp_path):
     try:
         subprocess.run(["qemu-img", "check", str(path)], check=True)
     except FileNotFoundError:
-        pytest.skip("qemu-img is not installed")
+        pytest.skip("missing: qemu-img")
     command = ["qemu-img", "convert", "-f", "qcow2", "-O", "raw", str(path), str(raw)]
     subprocess.run(command, check=True)
     assert raw.read_bytes() == CONTENT
@@ -238,7 +238,7 @@ def qemu_makes(raw, path, *options):
     try:
         subprocess.run([*command, str(raw), str(path)], check=True)
     except FileNotFoundError:
-        pytest.skip("qemu-img is not installed")
+        pytest.skip("missing: qemu-img")
     return path.read_bytes()
 
 

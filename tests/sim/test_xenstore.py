@@ -124,7 +124,7 @@ def test_many_writers_leave_whole_values(tree):
     assert tree.list("/") == []
 
 
-@pytest.mark.skipif(not shutil.which("xenstore-read"), reason="no xenstore-utils here")
+@pytest.mark.skipif(not shutil.which("xenstore-read"), reason="missing: xenstore-utils")
 def test_real_tools_read_and_write(tree, door):
     environment = {**os.environ, "XENSTORED_PATH": str(door.path)}
 

@@ -33,9 +33,9 @@ def _run(*command: str) -> str:
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=120)
     except FileNotFoundError:
-        raise unittest.SkipTest(f"{command[0]} is not installed") from None
+        raise unittest.SkipTest(f"missing: {command[0]}") from None
     if "No module named 'pyvhdi'" in answer.stderr:
-        raise unittest.SkipTest("python3-libvhdi is not installed")
+        raise unittest.SkipTest("missing: python3-libvhdi")
     assert answer.returncode == 0, answer.stderr
     return answer.stdout
 
