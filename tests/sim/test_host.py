@@ -64,12 +64,12 @@ def test_the_display_changes_with_the_next_start(client, host):
     assert client.call("host.enable_display", host) == "enabled"
 
 
-def test_the_scheduler_changes_with_the_next_start(local, sim):
+def test_the_scheduler_changes_with_the_next_start(local):
     (host,) = local.call("host.get_all")
     local.call("host.set_sched_gran", host, "socket")
     assert local.call("host.get_sched_gran", host) == "cpu"
     later = {"boot_time": f"{time.time() + 60:.0f}."}
-    sim.world.db.update("host", host, other_config=later)
+    local.call("host.set_other_config", host, later)
     assert local.call("host.get_sched_gran", host) == "socket"
 
 

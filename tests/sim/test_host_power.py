@@ -33,6 +33,12 @@ def second(client):
     return next(ref for ref in client.call("host.get_all") if ref != master)
 
 
+def turn_off(client, host):
+    client.call("host.disable", host)
+    client.call("host.shutdown", host)
+    wait_until(lambda: not is_live(client, host))
+
+
 def running_on(client, host):
     vm = client.call("VM.create", vm_record())
     client.call("VM.start_on", vm, host, False, False)
@@ -78,17 +84,19 @@ def test_a_host_stays_disabled_where_that_was_asked(client, second, monkeypatch)
 
 def test_a_host_that_was_turned_off_is_turned_on_from_afar(pair, client, second):
     assert refusal(client, "host.power_on", second) == ["HOST_IS_LIVE", second]
-    client.call("host.disable", second)
-    client.call("host.shutdown", second)
-    wait_until(lambda: not is_live(client, second))
+    client.call("host.set_power_on_mode", second, "wake-on-lan", {})
+    turn_off(client, second)
     with pytest.raises(ConnectionError):
         XmlClient(pair.door(1))
-    code = refusal(client, "host.power_on", second)[0]
-    assert code == "HOST_POWER_ON_MODE_DISABLED"
-    pair.world.db.update("host", second, power_on_mode="wake-on-lan")
     client.call("host.power_on", second)
     wait_until(lambda: is_live(client, second))
     running_on(client, second)
+
+
+def test_a_host_without_a_way_to_turn_it_on_stays_off(client, second):
+    turn_off(client, second)
+    code = refusal(client, "host.power_on", second)[0]
+    assert code == "HOST_POWER_ON_MODE_DISABLED"
 
 
 def test_a_coordinator_that_restarts_has_forgotten_sessions(pair, client):

@@ -8,7 +8,7 @@ import xmlrpc.client
 import pytest
 import XenAPI
 
-from tests.sim.clients import NULL, vm_record
+from tests.sim.clients import NULL, XmlClient, vm_record
 from xenapi_driver.sim import Simulator
 
 
@@ -51,7 +51,7 @@ def test_a_wrong_password_is_a_failure(sim):
 
 def test_an_expired_session_logs_in_again(session, sim):
     before = session.handle
-    sim.world.db.destroy("session", before)
+    XmlClient(sim.handle).raw("session.logout", before)
     assert session.xenapi.pool.get_all()
     assert session.handle != before
 

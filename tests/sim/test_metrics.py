@@ -247,12 +247,13 @@ def test_kinds_of_values(local, vm, get):
     assert kinds(vm_uuid=uuid) == {"AVERAGE", "MIN", "MAX"}
 
 
-def test_extremes_enclose_the_average(sim, get, host):
-    config = {**sim.world.db.row("host", host)["other_config"], "boot_time": "0."}
-    sim.world.db.update("host", host, other_config=config)
+def test_extremes_enclose_the_average(local, get, host):
+    config = local.call("host.get_other_config", host)
+    local.call("host.set_other_config", host, {**config, "boot_time": "0."})
     start = int(time.time()) - 3600
     found = updates(get, start=start, host="true", vm_uuid="none")
     legend = [entry.split(":") for entry in found["meta"]["legend"]]
+    assert found["data"]
     for row in found["data"]:
         of = {
             (entry[0], entry[3]): float(value)

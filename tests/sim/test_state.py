@@ -17,7 +17,9 @@ from tests.sim.clients import (
     vdi_record,
     vif_record,
     vm_record,
+    wait_until,
 )
+from tests.sim.pools import die, is_live
 from xenapi_driver.sim import Behaviour, Simulator
 from xenapi_driver.sim.state.keeper import FACTS, FORGOTTEN
 from xenapi_driver.sim.state.ledger import FILE, StateRefused
@@ -199,17 +201,15 @@ def test_hosts_that_changed_pools_stay_there(start):
 
 
 def test_a_dead_host_is_started_with_the_simulation(start):
-    simulator = start(hosts=2)
+    simulator = start(hosts=2, behaviour=Behaviour(dead_after=0.1))
     client = XmlClient(simulator.handle)
     vm = client.call("VM.create", vm_record())
     host = simulator.machines.all[1].host
     client.call("VM.start_on", vm, host, False, False)
-    simulator.world.db.update(
-        "host_metrics", client.call("host.get_metrics", host), live=False
-    )
+    die(simulator, 2)
+    wait_until(lambda: not is_live(client, host))
     client = XmlClient(start().handle)
-    metrics = client.call("host.get_metrics", host)
-    assert client.call("host_metrics.get_live", metrics)
+    assert is_live(client, host)
     assert client.call("VM.get_power_state", vm) == "Halted"
 
 

@@ -98,9 +98,9 @@ def with_two_disks(client, sr):
 
 def test_a_copy_that_fails_leaves_nothing(sim, local, sr):
     vm = with_two_disks(local, sr)
+    shared = local.call("VDI.create", vdi_record(sr, sharable=True))
+    local.call("VBD.create", vbd_record(vm, shared, userdevice="2"))
     before = sim.inventory()
-    disk = local.call("VBD.get_VDI", local.call("VM.get_VBDs", vm)[1])
-    sim.world.db.update("VDI", disk, sharable=True)
     assert refusal(local, "VM.snapshot", vm, "x")[0] == "VDI_IS_SHARABLE"
     assert local.call("VM.get_snapshots", vm) == []
     assert sim.inventory()["VM"] == before["VM"]

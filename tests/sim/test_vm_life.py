@@ -384,12 +384,12 @@ def test_resume_without_an_image(local):
     assert local.call("VM.get_power_state", vm) == "Halted"
 
 
-def test_nowhere_to_suspend_to(sim, local):
+def test_nowhere_to_suspend_to(local):
     vm = local.call("VM.create", vm_record())
     local.call("VM.start", vm, False, False)
     pool, host = local.call("pool.get_all")[0], local.call("host.get_all")[0]
-    sim.world.db.update("pool", pool, suspend_image_SR=NULL)
-    sim.world.db.update("host", host, suspend_image_sr=NULL)
+    local.call("pool.set_suspend_image_SR", pool, NULL)
+    local.call("host.set_suspend_image_sr", host, NULL)
     assert refusal(local, "VM.suspend", vm) == ["VM_NO_SUSPEND_SR", vm]
     assert local.call("VM.get_power_state", vm) == "Running"
 
