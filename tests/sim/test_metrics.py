@@ -76,6 +76,12 @@ def updates(get, **arguments):
     return json.loads(body)
 
 
+def has_run_for_long(client, sim, vm):
+    """Let a VM have begun long ago: before its start there is nothing measured."""
+    metrics = client.call("VM.get_metrics", vm)
+    sim.world.db.update("VM_metrics", metrics, start_time="20200101T00:00:00Z")
+
+
 def names(document):
     return [entry.split(":")[3] for entry in document["meta"]["legend"]]
 
@@ -148,13 +154,18 @@ def test_a_host_s_sources_follow_its_guests(client, sim):
     assert total == len(client.call("host.get_host_CPUs", host))
 
 
-def test_equal_questions_get_equal_answers(local, vm, get):
+def test_equal_questions_get_equal_answers(local, sim, vm, get):
+    has_run_for_long(local, sim, vm)
     start = int(time.time()) - 60
     first = updates(get, start=start, vm_uuid=local.call("VM.get_uuid", vm))
     second = updates(get, start=start, vm_uuid=local.call("VM.get_uuid", vm))
     rows = {row["t"]: row["values"] for row in first["data"]}
     again = {row["t"]: row["values"] for row in second["data"]}
-    assert all(again[t] == rows[t] for t in set(rows) & set(again))
+    both = set(rows) & set(again)
+    assert len(both) > 5
+    for t in both:
+        assert again[t] == rows[t]
+        assert "NaN" not in rows[t]
 
 
 # /rrd_updates
@@ -177,8 +188,7 @@ def test_updates_are_rows_newest_first(local, vm, get):
 
 
 def test_the_latest_sample(local, sim, vm, get):
-    metrics = local.call("VM.get_metrics", vm)
-    sim.world.db.update("VM_metrics", metrics, start_time="20200101T00:00:00Z")
+    has_run_for_long(local, sim, vm)
     uuid = local.call("VM.get_uuid", vm)
     found = updates(get, start=int(time.time()) - 10, cf="AVERAGE", vm_uuid=uuid)
     assert len(found["data"]) in (2, 3)
@@ -311,8 +321,7 @@ def test_questions_that_make_no_sense(get, arguments, status):
 
 def test_a_source_is_recorded_from_then_on_and_forgotten(local, sim, vm, get):
     uuid = local.call("VM.get_uuid", vm)
-    metrics = local.call("VM.get_metrics", vm)
-    sim.world.db.update("VM_metrics", metrics, start_time="20200101T00:00:00Z")
+    has_run_for_long(local, sim, vm)
     assert "runstate_fullrun" not in names(updates(get, vm_uuid=uuid))
     local.call("VM.record_data_source", vm, "runstate_fullrun")
     found = updates(get, vm_uuid=uuid)

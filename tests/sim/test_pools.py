@@ -383,8 +383,8 @@ def test_a_host_that_comes_back_has_lost_its_guests(pair):
     vm, _ = guest(client, shared_sr(client))
     client.call(*start_on(vm, second))
     boots = client.call("host.get_other_config", second)
+    die(pair, 2)
     with pytest.raises(ConnectionError):
-        die(pair, 2)
         pair.door(1)(b"<methodCall><methodName>VM.get_all</methodName></methodCall>")
     pair.act("host", host=2, what="start")
     assert is_live(client, second)
