@@ -8,11 +8,6 @@ from xenapi_driver.sim.pools.machines import Machine, is_slave
 from xenapi_driver.sim.world import World
 
 
-def _live(call: Call, host: str) -> bool:
-    metrics = call.db.row("host", host)["metrics"]
-    return bool(call.db.row("host_metrics", metrics)["live"])
-
-
 def _coordinator_at(call: Call, address: str) -> Machine:
     """Return the machine there.
 
@@ -151,7 +146,7 @@ def destroy(call: Call, host: str) -> None:
 @message("host.power_on")
 def power_on(call: Call, host: str) -> None:
     """Start a host that is off, if a way to do that is configured."""
-    if _live(call, host):
+    if forwarding.counts_as_live(call.db, host):
         raise Failure("HOST_IS_LIVE", host)
     if call.db.row("host", host)["power_on_mode"] == "":
         raise Failure("HOST_POWER_ON_MODE_DISABLED")

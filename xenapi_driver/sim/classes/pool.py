@@ -244,8 +244,8 @@ def check_update_readiness(call: Call, pool: str, reboot: bool) -> list[list[str
     """Return what stands in the way of an update: a host that is down."""
     return [
         ["HOST_NOT_LIVE", ref]
-        for ref, row in call.db.rows("host")
-        if not call.db.row("host_metrics", row["metrics"])["live"]
+        for ref in call.db.refs("host")
+        if not forwarding.counts_as_live(call.db, ref)
     ]
 
 

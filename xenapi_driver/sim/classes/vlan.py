@@ -4,6 +4,7 @@
 from xenapi_driver.sim.classes import network, pif
 from xenapi_driver.sim.failure import Failure
 from xenapi_driver.sim.messages import Call, message
+from xenapi_driver.sim.pools import forwarding
 from xenapi_driver.sim.registry import Registry
 from xenapi_driver.sim.schema import NULL
 
@@ -108,13 +109,9 @@ def create_from_pif(call: Call, base: str, net: str, tag: int) -> list[str]:
     there = [
         base
         for base in call.db.row("network", below)["PIFs"]
-        if _is_live(call.db, call.db.row("PIF", base)["host"])
+        if forwarding.counts_as_live(call.db, call.db.row("PIF", base)["host"])
     ]
     return _create_all(call, there, net, tag)
-
-
-def _is_live(db: Registry, host: str) -> bool:
-    return bool(db.row("host_metrics", db.row("host", host)["metrics"])["live"])
 
 
 def _create_all(call: Call, bases: list[str], net: str, tag: int) -> list[str]:

@@ -191,15 +191,18 @@ def require_answer(world: World, host: str) -> None:
         raise unreachable(world.db, host)
 
 
+def counts_as_live(db: Registry, host: str) -> bool:
+    """Return whether the pool believes that a host runs."""
+    metrics = db.row("host", host)["metrics"]
+    return bool(db.row("host_metrics", metrics)["live"])
+
+
 def is_alive(world: World, host: str) -> bool:
     """Return whether a host answers: one that counts as live is asked first."""
-    metrics = world.db.row("host", host)["metrics"]
-    return bool(world.db.row("host_metrics", metrics)["live"]) and (
-        host not in world.dark
-    )
+    return counts_as_live(world.db, host) and host not in world.dark
 
 
 def unreachable(db: Registry, host: str) -> Failure:
     """Return what is said of a host that does not answer."""
-    live = db.row("host_metrics", db.row("host", host)["metrics"])["live"]
+    live = counts_as_live(db, host)
     return Failure("CANNOT_CONTACT_HOST" if live else "HOST_OFFLINE", host)

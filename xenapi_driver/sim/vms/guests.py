@@ -48,7 +48,7 @@ def assert_can_boot(world: World, vm: str, host: str) -> None:
     if not db.exists("host", host):
         raise Failure("HOST_NOT_LIVE")
     about = db.row("host", host)
-    if not db.row("host_metrics", about["metrics"])["live"]:
+    if not forwarding.counts_as_live(db, host):
         raise Failure("HOST_NOT_LIVE")
     if not about["enabled"]:
         raise Failure("HOST_DISABLED", host)
