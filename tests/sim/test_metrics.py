@@ -168,6 +168,12 @@ def test_equal_questions_get_equal_answers(local, sim, vm, get):
         assert "NaN" not in rows[t]
 
 
+@pytest.mark.parametrize("noted", ["yesterday", "", "inf"])
+def test_a_start_at_no_time_leaves_the_rest_to_read(local, get, host, noted):
+    local.call("host.set_other_config", host, {"boot_time": noted})
+    assert "memory_free_kib" in names(updates(get, host="true"))
+
+
 # /rrd_updates
 
 

@@ -39,6 +39,8 @@ def test_a_device_is_hidden_from_dom0_by_a_start(local, sim):
     assert change("enable") == "enable_on_reboot"
     assert status_after_a_start() == "enabled"
     assert local.call("PCI.get_dom0_access_status", other) == "enabled"
+    local.call("host.set_other_config", host, {"boot_time": "yesterday"})
+    assert local.call("PCI.get_dom0_access_status", device) == "enable_on_reboot"
 
 
 @pytest.mark.parametrize(

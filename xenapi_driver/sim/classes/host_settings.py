@@ -6,6 +6,7 @@ import re
 import time
 import zoneinfo
 
+from xenapi_driver.sim import boot_times
 from xenapi_driver.sim.doors.wire import Timestamp
 from xenapi_driver.sim.failure import Failure, internal_error
 from xenapi_driver.sim.messages import Call, message
@@ -69,9 +70,7 @@ def set_sched_gran(call: Call, host: str, value: str) -> None:
 def get_sched_gran(call: Call, host: str) -> str:
     """Return what Xen schedules as one since it was started."""
     path = call.world.dom0_of(host).root / _SCHEDULER
-    noted = call.db.row("host", host)["other_config"].get("boot_time", "")
-    # Anybody may write there what is no time.
-    started = float(noted) if re.fullmatch(r"\d{1,18}(\.\d*)?", noted) else 0.0
+    started = boot_times.of(call.db, host)
     # The start is known to the second only.
     if path.exists() and path.stat().st_mtime + 1 < started:
         return path.read_text(encoding="ascii")

@@ -8,6 +8,7 @@ import json
 import time
 from pathlib import Path
 
+from xenapi_driver.sim import boot_times
 from xenapi_driver.sim.failure import Failure, handle_invalid
 from xenapi_driver.sim.messages import Call, message
 
@@ -34,9 +35,8 @@ def get_dom0_access_status(call: Call, ref: str) -> str:
     """Return whether dom0 has the device, and whether a start will change it."""
     row = call.db.row("PCI", ref)
     hidden, when = _told(call, ref).get(row["pci_id"], (False, 0.0))
-    config = call.db.row("host", row["host"])["other_config"]
     # The start is known to the second only.
-    started_since = when + 1 < float(config.get("boot_time", "0"))
+    started_since = when + 1 < boot_times.of(call.db, row["host"])
     if hidden:
         return "disabled" if started_since else "disable_on_reboot"
     return "enabled" if started_since else "enable_on_reboot"

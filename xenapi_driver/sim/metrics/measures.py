@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from xenapi_driver.sim import boot_times
 from xenapi_driver.sim.registry import Registry, Row
 from xenapi_driver.sim.schema import NULL
 from xenapi_driver.sim.vms import memory
@@ -103,7 +104,7 @@ def guest(world: World, vm: str) -> Owner:
     extremes = extremes or pool["other_config"].get(key) == "true"
     since = calendar.timegm(time.strptime(metrics["start_time"], "%Y%m%dT%H:%M:%SZ"))
     if row["is_control_domain"]:
-        since = int(_boot_time(db, row["resident_on"]))
+        since = int(boot_times.of(db, row["resident_on"]))
     return Owner("vm", vm, row["uuid"], float(since), tuple(sources), extremes)
 
 
@@ -192,10 +193,6 @@ def _traffic(row: Row, way: str, works: bool) -> Callable[[float], float]:
 # Hosts
 
 
-def _boot_time(db: Registry, host: str) -> float:
-    return float(db.row("host", host)["other_config"].get("boot_time", 0))
-
-
 def host(world: World, ref: str) -> Owner:
     """Return a host and its sources."""
     db = world.db
@@ -207,7 +204,7 @@ def host(world: World, ref: str) -> Owner:
         *_host_networks(db, row, guests),
         *_toolstack(db, row),
     )
-    return Owner("host", ref, row["uuid"], _boot_time(db, ref), sources, True)
+    return Owner("host", ref, row["uuid"], boot_times.of(db, ref), sources, True)
 
 
 def _host_cpus(db: Registry, row: Row, guests: list[Row]) -> Iterator[Source]:
