@@ -138,6 +138,8 @@ def test_a_second_evacuation_has_to_wait(pair, client, second):
     assert under_way.wait(5)
     operations = client.call("host.get_current_operations", second)
     assert operations == {task: "evacuate"}
+    busy = [client.call("VM.get_current_operations", vm) for vm in vms]
+    assert [list(one.values()) for one in busy if one] == [["pool_migrate"]]
     refused = refusal(client, "host.evacuate", second)
     assert refused == ["HOST_EVACUATE_IN_PROGRESS", second]
     client.call("task.cancel", task)

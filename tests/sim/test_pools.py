@@ -201,6 +201,25 @@ def test_evacuation_moves_all_or_tells_who_cannot(make):
     refused("NO_HOSTS_AVAILABLE", client.call, "host.evacuate", first)
 
 
+@pytest.mark.parametrize("operation", ["pool_migrate", "pause"])
+def test_a_guest_that_is_not_to_be_moved_keeps_its_host(make, operation):
+    pair = make(hosts=2)
+    client = XmlClient(pair.handle)
+    second = hosts_of(client)[1]
+    vm = guest(client, shared_sr(client))[0]
+    client.call(*start_on(vm, second))
+    client.call("VM.add_to_blocked_operations", vm, operation, "mine")
+    blocked = operation == "pool_migrate"
+    why = ["OPERATION_BLOCKED", vm, "mine"]
+    stuck = client.call("host.get_vms_which_prevent_evacuation", second)
+    assert stuck == ({vm: why} if blocked else {})
+    if blocked:
+        assert refused(why[0], client.call, "host.evacuate", second) == why[1:]
+    else:
+        client.call("host.evacuate", second)
+    assert (client.call("VM.get_resident_on", vm) == second) == blocked
+
+
 # joining and leaving
 
 

@@ -5,6 +5,8 @@ from xenapi_driver.sim import tasks
 from xenapi_driver.sim.classes import migration
 from xenapi_driver.sim.failure import Failure
 from xenapi_driver.sim.messages import Call, message
+from xenapi_driver.sim.pools import forwarding
+from xenapi_driver.sim.vms import operations, states
 
 
 def _guests(call: Call, host: str) -> list[str]:
@@ -23,7 +25,7 @@ def _refuge(call: Call, vm: str, host: str) -> str:
     others = [
         ref
         for ref, row in call.db.rows("host")
-        if ref != host and row["enabled"] and _live(call, ref)
+        if ref != host and row["enabled"] and forwarding.counts_as_live(call.db, ref)
     ]
     refusal = Failure("NO_HOSTS_AVAILABLE", vm)
     for other in others:
@@ -37,17 +39,13 @@ def _refuge(call: Call, vm: str, host: str) -> str:
     raise refusal
 
 
-def _live(call: Call, host: str) -> bool:
-    metrics = call.db.row("host", host)["metrics"]
-    return bool(call.db.row("host_metrics", metrics)["live"])
-
-
 @message("host.get_vms_which_prevent_evacuation")
 def get_vms_which_prevent_evacuation(call: Call, host: str) -> dict[str, list[str]]:
-    """Return the guests that have nowhere to go, each with the reason."""
+    """Return the guests that cannot move or have nowhere to go, with the reasons."""
     found = {}
     for vm in _guests(call, host):
         try:
+            states.require(call.db, vm, "pool_migrate")
             _refuge(call, vm, host)
         except Failure as failure:
             found[vm] = failure.description
@@ -78,17 +76,32 @@ def evacuate(call: Call, host: str, network: str, batch: int) -> None:
         for reason in get_vms_which_prevent_evacuation(call, host).values():
             raise Failure(*reason)
         vms = _guests(call, host)
-        operations = {**going_on, key: "evacuate"}
-        db.update("host", host, current_operations=operations)
+        db.update("host", host, current_operations={**going_on, key: "evacuate"})
     try:
         for number, vm in enumerate(vms):
             call.check_cancelled()
             with db.changed:
-                if db.exists("VM", vm) and db.row("VM", vm)["resident_on"] == host:
-                    migration.move(call, vm, _refuge(call, vm, host))
+                _move(call, vm, host)
             tasks.set_progress(call, (number + 1) / len(vms))
     finally:
         with db.changed:
-            operations = dict(db.row("host", host)["current_operations"])
-            del operations[key]
-            db.update("host", host, current_operations=operations)
+            going_on = dict(db.row("host", host)["current_operations"])
+            del going_on[key]
+            db.update("host", host, current_operations=going_on)
+
+
+def _move(call: Call, vm: str, host: str) -> None:
+    """Move a guest away, once it does nothing else; one that left is no matter."""
+    if not _is_there(call, vm, host):
+        return
+    try:
+        with operations.under_way(call, vm, "pool_migrate"):
+            migration.move(call, vm, _refuge(call, vm, host))
+    except Failure:
+        if _is_there(call, vm, host):
+            raise
+
+
+def _is_there(call: Call, vm: str, host: str) -> bool:
+    db = call.db
+    return db.exists("VM", vm) and bool(db.row("VM", vm)["resident_on"] == host)
