@@ -5,7 +5,14 @@ import threading
 
 import pytest
 
-from tests.sim.clients import GIB, XmlClient, vbd_record, vdi_record, wait_until
+from tests.sim.clients import (
+    GIB,
+    XmlClient,
+    vbd_record,
+    vdi_record,
+    vm_record,
+    wait_until,
+)
 from tests.sim.pools import (
     guest,
     hosts_of,
@@ -139,6 +146,32 @@ def test_shared_disks_stay_where_they_are(pair):
     assert vdi in used
     assert extra not in used
     assert client.call("VM.get_resident_on", vm) == second
+
+
+def test_a_host_of_the_pool_that_cannot_have_a_guest_says_so_before(pair):
+    client = XmlClient(pair.handle)
+    first, second = hosts_of(client)
+    vm, vdi = guest(client, local_sr(client, first))
+    client.call("VM.start_on", vm, first, False, False)
+    dest = client.call("host.migrate_receive", second, management_network(client), {})
+
+    def refusal(code, sr):
+        method, *arguments = send(vm, dest, {vdi: sr})
+        found = refused(code, client.call, "VM.assert_can_migrate", *arguments)
+        assert refused(code, client.call, method, *arguments) == found
+        assert client.call("VM.get_resident_on", vm) == first
+        assert client.call("VDI.get_SR", vdi) == local_sr(client, first)
+        return found
+
+    here = local_sr(client, first)
+    assert refusal("VM_REQUIRES_SR", here) == [vm, here]
+    free = int(client.call("host.compute_free_memory", second))
+    limits = [str(free - GIB)] * 4
+    large = client.call("VM.create", vm_record())
+    client.call("VM.set_memory_limits", large, *limits)
+    client.call("VM.start_on", large, second, False, False)
+    wanted, left = refusal("HOST_NOT_ENOUGH_FREE_MEMORY", local_sr(client, second))
+    assert int(wanted) > int(left) >= 0
 
 
 def test_a_snapshot_goes_along_and_two_do_not(neighbours):

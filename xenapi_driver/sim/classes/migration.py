@@ -205,6 +205,8 @@ def _plan(
             raise Failure("VM_LACKS_FEATURE", vm)
     with world.db.changed:
         _check_there(world, host, where, networks)
+        if within and not copy:
+            _check_within(world, vm, host, where)
         if row["power_state"] != "Halted" and options.get("force") != "true":
             cpus.assert_compatible(call.db, vm, world, host)
     return exodus.Way(world, host, where, dict(networks), copy)
@@ -285,18 +287,26 @@ def _check_there(
     row = db.row("host", host)
     if not row["enabled"]:
         raise Failure("HOST_DISABLED", host)
-    if not db.row("host_metrics", row["metrics"])["live"]:
+    if not forwarding.counts_as_live(db, host):
         raise Failure("HOST_NOT_LIVE")
+
+
+def _check_within(world: World, vm: str, host: str, disks: dict[str, str]) -> None:
+    """Refuse a host of the same pool that could not have the guest."""
+    db = world.db
+    for sr in disks.values():
+        if not guests.sees(db, host, sr):
+            raise Failure("VM_REQUIRES_SR", vm, sr)
+    row = db.row("VM", vm)
+    for vif in row["VIFs"]:
+        network.assert_reachable(world, db.row("VIF", vif)["network"], host, vm)
+    if row["power_state"] == "Running" and row["resident_on"] != host:
+        guests.assert_room(db, vm, host)
 
 
 def _within_pool(call: Call, vm: str, plan: exodus.Way) -> str:
     """Copy the disks, let the VM use the copies, and go to the other host."""
     db, world = call.db, call.world
-    for sr in plan.disks.values():
-        if not db.find("PBD", SR=sr, host=plan.host, currently_attached=True):
-            raise Failure("VM_REQUIRES_SR", vm, sr)
-    for vif in db.row("VM", vm)["VIFs"]:
-        network.assert_reachable(world, db.row("VIF", vif)["network"], plan.host, vm)
     move_disks(call, plan.disks)
     with db.changed:
         if db.row("VM", vm)["power_state"] == "Running":
@@ -346,7 +356,7 @@ def migrate_disk(call: Call, vdi: str, sr: str, options: dict[str, str]) -> str:
         if row["cbt_enabled"]:
             raise Failure("VDI_CBT_ENABLED", vdi)
         host = db.row("VM", vm)["resident_on"]
-        if not db.find("PBD", SR=sr, host=host, currently_attached=True):
+        if not guests.sees(db, host, sr):
             raise Failure("SR_NOT_ATTACHED", sr)
         _check_there(call.world, host, {vdi: sr}, {})
         where = {vdi: sr}

@@ -65,8 +65,16 @@ def assert_can_boot(world: World, vm: str, host: str) -> None:
     for ref in row["VIFs"]:
         net = db.row("VIF", ref)["network"]
         network.assert_reachable(world, net, host, vm)
-    if row["resident_on"] == host:
-        return
+    if row["resident_on"] != host:
+        assert_room(db, vm, host)
+
+
+def assert_room(db: Registry, vm: str, host: str) -> None:
+    """Refuse a host that has too little memory or too few processors for one more.
+
+    :raises Failure: HOST_NOT_ENOUGH_FREE_MEMORY, HOST_NOT_ENOUGH_PCPUS
+    """
+    row, about = db.row("VM", vm), db.row("host", host)
     wanted, free = memory.needed(row), memory.free(db, host)
     if wanted > free:
         raise Failure("HOST_NOT_ENOUGH_FREE_MEMORY", str(wanted), str(free))
