@@ -15,6 +15,8 @@ from tests.sim.clients import (
     wait_until,
 )
 from tests.sim.pools import store_of
+from xenapi_driver.sim.classes import vdi as vdi_class
+from xenapi_driver.sim.failure import Failure
 
 MIB = 1024**2
 
@@ -198,6 +200,38 @@ def test_checkpoint_keeps_memory_and_the_guest_goes_on(sim, client, vm):
     # A clone of a checkpoint is a suspended guest of its own.
     twin = client.call("VM.clone", point, "twin")
     assert client.call("VM.get_power_state", twin) == "Suspended"
+
+
+def test_a_checkpoint_without_its_memory_is_none(sim, local, monkeypatch, sr):
+    vm = with_two_disks(local, sr)
+    local.call("VM.start", vm, False, False)
+    before = [sim.inventory()[cls] for cls in ("VM", "VBD", "VDI")]
+
+    def full(*arguments):
+        raise Failure("SR_FULL", "1", "0")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(vdi_class, "clone", full)
+        assert refusal(local, "VM.checkpoint", vm, "point")[0] == "SR_FULL"
+    assert local.call("VM.get_power_state", vm) == "Running"
+    assert local.call("VM.get_parent", vm) == NULL
+    after = [sim.inventory()[cls] for cls in ("VM", "VBD", "VDI")]
+    assert after == before
+
+
+def test_a_revert_that_fails_leaves_the_disks_as_they_were(sim, local, sr):
+    vm = with_two_disks(local, sr)
+    snapshot = local.call("VM.snapshot", vm, "s")
+    drives = local.call("VM.get_VBDs", vm)
+    disks = [local.call("VBD.get_VDI", vbd) for vbd in drives]
+    kept = [
+        local.call("VBD.get_VDI", vbd) for vbd in local.call("VM.get_VBDs", snapshot)
+    ]
+    store, location = store_of(sim.world, kept[1])
+    store.path_of(location).unlink()
+    assert refusal(local, "VM.revert", snapshot) == ["VM_REVERT_FAILED", snapshot, vm]
+    assert local.call("VM.get_VBDs", vm) == drives
+    assert [local.call("VDI.get_snapshot_of", vdi) for vdi in kept] == disks
 
 
 def test_destroyed_snapshot_takes_no_disks_along(client, vm):

@@ -447,10 +447,11 @@ def test_a_vm_is_in_one_group(local):
     assert local.call("VM.get_groups", vm) == []
 
 
-def test_schedule_keeps_so_many_snapshots(sim, local):
+@pytest.mark.parametrize("kind", ["snapshot", "checkpoint"])
+def test_schedule_keeps_so_many_snapshots(sim, local, kind):
     record = {
         "name_label": "s",
-        "type": "snapshot",
+        "type": kind,
         "frequency": "daily",
         "retained_snapshots": "2",
         "schedule": {"hour": "3", "min": "15"},
@@ -463,12 +464,17 @@ def test_schedule_keeps_so_many_snapshots(sim, local):
     sr = local.call("SR.get_by_uuid", sim.default_sr_uuid)
     vm = local.call("VM.create", vm_record())
     local.call("VBD.create", vbd_record(vm, local.call("VDI.create", vdi_record(sr))))
+    local.call("VM.start", vm, False, False)
     local.call("VM.set_snapshot_schedule", vm, schedule)
     for _ in range(3):
         local.call("VMSS.snapshot_now", schedule)
     snapshots = local.call("VM.get_snapshots", vm)
     assert len(snapshots) == 2
+    rows = local.call("VDI.get_all_records").values()
+    images = [row for row in rows if row["type"] == "suspend"]
+    assert len(images) == (2 if kind == "checkpoint" else 0)
     assert all(local.call("VM.get_is_vmss_snapshot", one) for one in snapshots)
+    local.call("VM.hard_shutdown", vm)
     found = refusal(local, "VM.set_is_a_template", vm, True)
     assert found == ["VM_ASSIGNED_TO_SNAPSHOT_SCHEDULE", vm, schedule]
 

@@ -61,9 +61,7 @@ def _fill(call: Call, source: str, new: str, derive: vm_copies.Derive) -> None:
             vm_copies.copy_image(call, source, new)
     except Failure:
         with call.db.changed:
-            for drive in list(call.db.row("VM", new)["VBDs"]):
-                vm_copies.drop_drives(call, [drive])
-            vm_copies.discard(call, new)
+            vm_copies.discard_all(call, new)
         raise
 
 

@@ -84,13 +84,23 @@ def checkpoint(call: Call, ref: str, name: str) -> str:
             _freeze(call, ref)
         try:
             new = _snapshot(call, ref, name, [], was)
-            kept = vdi.clone(call, db.row("VM", ref)["suspend_VDI"], {})
-            db.update("VM", new, power_state="Suspended", suspend_VDI=kept)
+            _keep_memory(call, ref, new)
         finally:
             if was != "Suspended":
                 vm_power.from_image(call, ref, host, was == "Paused")
         history.tell(db, ref, "VM_CHECKPOINTED", f"checkpointed as {name}")
         return new
+
+
+def _keep_memory(call: Call, ref: str, new: str) -> None:
+    """Give a checkpoint a copy of the suspend image; without it, it is none."""
+    db = call.db
+    try:
+        kept = vdi.clone(call, db.row("VM", ref)["suspend_VDI"], {})
+    except Failure:
+        vm_copies.discard_all(call, new)
+        raise
+    db.update("VM", new, power_state="Suspended", suspend_VDI=kept)
 
 
 def _freeze(call: Call, ref: str) -> None:
@@ -148,16 +158,24 @@ def _make_again(call: Call, ref: str) -> str:
 def _bring_back(call: Call, ref: str, vm: str) -> None:
     """Give the VM the snapshot's disks, fields and state.
 
-    The new disks come first: what fails before leaves the VM as it was.
+    The new disks come first: where they fail the VM is off, but else as it was.
     """
     db = call.db
+    made: dict[str, str] = {}
+
+    def derive(disk: str) -> str:
+        made[disk] = vdi.clone(call, disk, {})
+        return made[disk]
+
     old = list(db.row("VM", vm)["VBDs"])
     if db.row("VM", vm)["power_state"] != "Halted":
         vm_power.power_off(call, vm)
     try:
-        vm_copies.copy_disks(call, ref, vm, lambda disk: _clone_back(call, disk))
+        vm_copies.copy_disks(call, ref, vm, derive)
     except Failure as failure:
         raise Failure("VM_REVERT_FAILED", ref, vm) from failure
+    for disk, new in made.items():
+        _take_over(call, disk, new)
     vm_copies.drop_drives(call, old)
     _restore_record(call, ref, vm)
     vm_copies.copy_image(call, ref, vm)
@@ -165,16 +183,14 @@ def _bring_back(call: Call, ref: str, vm: str) -> None:
         guests.reserve_devices(db, vm)
 
 
-def _clone_back(call: Call, disk: str) -> str:
-    """Make the disk to go on with; all snapshots of the old one are now of it."""
+def _take_over(call: Call, disk: str, new: str) -> None:
+    """Let all snapshots of the disk that was, ``disk`` among them, be of the new."""
     db = call.db
-    new = vdi.clone(call, disk, {})
     old = db.row("VDI", disk)["snapshot_of"]
     siblings = db.row("VDI", old)["snapshots"] if db.exists("VDI", old) else [disk]
     for snapshot_ref in list(siblings):
         db.update("VDI", snapshot_ref, snapshot_of=new)
     disks.refresh(call.world, db.row("VDI", new)["SR"])
-    return new
 
 
 def _restore_record(call: Call, ref: str, vm: str) -> None:

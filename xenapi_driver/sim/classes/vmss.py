@@ -125,8 +125,7 @@ def _one(call: Call, schedule: dict[str, Any], vm: str) -> str:
     db.update("VM", new, is_vmss_snapshot=True)
     kept = [ref for ref in db.row("VM", vm)["snapshots"] if _scheduled(call, ref)]
     for old in kept[: -schedule["retained_snapshots"]]:
-        vm_copies.drop_drives(call, list(db.row("VM", old)["VBDs"]))
-        vm_copies.discard(call, old)
+        vm_copies.discard_all(call, old)
     return new
 
 

@@ -194,6 +194,17 @@ def discard(call: Call, ref: str) -> None:
     db.destroy("VM", ref)
 
 
+def discard_all(call: Call, ref: str) -> None:
+    """Remove a VM's record, the disks that only it uses, and its suspend image."""
+    db = call.db
+    drop_drives(call, list(db.row("VM", ref)["VBDs"]))
+    image = db.row("VM", ref)["suspend_VDI"]
+    if db.exists("VDI", image):
+        db.update("VM", ref, suspend_VDI=NULL)
+        vdi.destroy(call, image)
+    discard(call, ref)
+
+
 def drop_vtpm(db: Registry, ref: str) -> None:
     """Remove a vTPM with its contents."""
     contents = db.row("VTPM", ref)["contents"]
