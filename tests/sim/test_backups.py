@@ -75,6 +75,17 @@ def test_a_snapshot_without_data_still_tells(sim, local, sr, disk, write):
     assert list(sim.sr_path.glob("*.cbtlog")) == []
 
 
+def test_a_snapshot_whose_data_stays_keeps_its_drives(sim, local, sr, disk):
+    first = local.call("VDI.snapshot", disk)
+    vbd = local.call(
+        "VBD.create", vbd_record(local.call("VM.create", vm_record()), first, mode="RO")
+    )
+    where = local.call("VDI.get_location", first)
+    sim.world.stores[sr].path_of(where).unlink()
+    assert refusal(local, "VDI.data_destroy", first)[0] == "SR_BACKEND_FAILURE_80"
+    assert local.call("VDI.get_VBDs", first) == [vbd]
+
+
 def test_what_has_no_data_is_neither_used_nor_copied(local, sr, disk):
     snapshot = local.call("VDI.snapshot", disk)
     local.call("VDI.data_destroy", snapshot)

@@ -81,10 +81,10 @@ def data_destroy(call: Call, ref: str) -> None:
     if row["type"] == "cbt_metadata":
         return
     store = disks.store_of(call.world, row["SR"], "VDI_DELETE")
-    for vbd in row["VBDs"]:
-        call.db.destroy("VBD", vbd)
     with disks.backend_errors("SR_BACKEND_FAILURE_80"):
         store.destroy(row["location"])
+    for vbd in list(row["VBDs"]):
+        call.db.destroy("VBD", vbd)
     size = row["physical_utilisation"]
     call.db.update("VDI", ref, type="cbt_metadata", physical_utilisation=0)
     disks.gone(call.world, row["SR"], size)
