@@ -260,7 +260,9 @@ def test_a_qcow2_goes_out_and_in(local, carrier, full, sr):
     assert carrier.get(EXPORT, vdi=new) == CONTENT
 
 
-@pytest.mark.parametrize("damage", ["cut", "garbage", "backed", "larger", "packed"])
+@pytest.mark.parametrize(
+    "damage", ["cut", "garbage", "backed", "larger", "packed", "far", "far packed"]
+)
 def test_a_bad_qcow2_fails_the_task(local, carrier, sr, disk, tmp_path, damage):
     (tmp_path / "raw").write_bytes(CONTENT)
     option = ("-c",) if damage == "packed" else ()
@@ -271,6 +273,13 @@ def test_a_bad_qcow2_fails_the_task(local, carrier, sr, disk, tmp_path, damage):
         body[:4] = b"junk"
     elif damage == "backed":
         body[8:16] = struct.pack(">Q", 512)
+    elif damage == "far":
+        (table,) = struct.unpack_from(">Q", body, 40)
+        body[table : table + 8] = struct.pack(">Q", 0x00FFFFFFFFFFFE00)
+    elif damage == "far packed":
+        (table,) = struct.unpack_from(">Q", body, 40)
+        table = struct.unpack_from(">Q", body, table)[0] & 0x00FFFFFFFFFFFE00
+        body[table : table + 8] = struct.pack(">Q", 1 << 62 | (1 << 54) - 1)
     elif damage == "packed":
         body[5 * 65536 :] = b"\xff" * (len(body) - 5 * 65536)
     target = another(local, sr, 2 * MIB) if damage == "larger" else disk

@@ -85,11 +85,9 @@ class Image:
         offset = place & ((1 << shift) - 1)
         sectors = (place & (_COMPRESSED - 1)) >> shift
         size = (sectors + 1) * 512 - (offset & 511)
-        self._file.seek(offset)
+        packed = self._read(offset, size)
         try:
-            data = zlib.decompressobj(-12).decompress(
-                self._file.read(size), self._cluster
-            )
+            data = zlib.decompressobj(-12).decompress(packed, self._cluster)
         except zlib.error as error:
             raise BadQcow2(f"a compressed cluster is damaged: {error}") from error
         if len(data) != self._cluster:
@@ -97,12 +95,13 @@ class Image:
         return data
 
     def _at(self, offset: int, length: int) -> bytes:
-        if offset + length > os.fstat(self._file.fileno()).st_size:
-            # The last cluster of a file may be short; what is missing is zeros.
-            self._file.seek(offset)
-            data = self._file.read(length)
-            if not data:
-                raise BadQcow2("a part lies outside the file")
-            return data.ljust(length, b"\0")
+        # The last cluster of a file may be short; what is missing is zeros.
+        return self._read(offset, length).ljust(length, b"\0")
+
+    def _read(self, offset: int, length: int) -> bytes:
+        """Return ``length`` bytes, fewer only at the end of the file."""
+        # A place may be one that no file reaches: seek() refuses it.
+        if length and offset >= os.fstat(self._file.fileno()).st_size:
+            raise BadQcow2("a part lies outside the file")
         self._file.seek(offset)
         return self._file.read(length)
