@@ -158,6 +158,14 @@ def test_a_uuid_of_any_shape_stays_inside_the_state(sim, local):
     assert sim.world.dom0.root in sim.world.stores[sr].path.parents
 
 
+def test_passwords_are_kept_as_secrets_alone(sim, local):
+    config = {"target": "192.0.2.1", "targetIQN": "iqn.2026-01.org.example:t"}
+    make(local, "iscsi", {**config, "chapuser": "u", "chappassword": "hush"})
+    assert "hush" not in str(sim.world.media)
+    found = local.call("SR.probe", host_of(local), config, "iscsi", {})
+    assert "<UUID>" in found
+
+
 def test_the_units_of_a_target_are_disks(sim, local):
     config = {"target": "192.0.2.1", "targetIQN": "iqn.2026-01.org.example:t"}
     sr = make(local, "iscsi", config, content="")

@@ -68,8 +68,8 @@ class World:
     """One simulated pool.
 
     :ivar stores: SR reference to its files
-    :ivar media: uuid of each SR that was ever made to its kind and device_config;
-        a probe finds it there
+    :ivar media: uuid of each SR that was ever made to its kind and what of its
+        device_config says where it is; a probe finds it there
     :ivar sr_size: bytes of an SR that is made later
     :ivar held_disks: uuids of disks whose files must stay as they are for a while
     :ivar before_making: told of each file that is about to be made for a record, so

@@ -30,7 +30,7 @@ def attach(world: World, sr: str, config: dict[str, str]) -> None:
     """
     row = world.db.row("SR", sr)
     sr_kinds.check_config(row["type"], config)
-    world.media[row["uuid"]] = (row["type"], dict(config))
+    world.media[row["uuid"]] = (row["type"], _place(row["type"], config))
     if sr not in world.stores:
         path = directory(world, row["uuid"])
         store = sr_kinds.open_store(row["type"], path, world.sr_size)
@@ -72,12 +72,15 @@ def wipe(world: World, sr: str) -> None:
 
 def probe(world: World, kind: str, config: dict[str, str]) -> str:
     """Return the SRs that were once made at this place, as the driver's XML."""
-    wanted = {
-        key: config[key] for key in sr_kinds.KINDS[kind].required if key in config
-    }
+    wanted = _place(kind, config)
     found = [
         uuid
         for uuid, (made, at) in world.media.items()
         if made == kind and wanted and wanted.items() <= at.items()
     ]
     return _PROBE.format("".join(_PROBED.format(uuid) for uuid in sorted(found)))
+
+
+def _place(kind: str, config: dict[str, str]) -> dict[str, str]:
+    """Return what of a device_config says where the SR is; no password does."""
+    return {key: config[key] for key in sr_kinds.KINDS[kind].required if key in config}
