@@ -18,7 +18,8 @@ from tests.sim.clients import (
     vm_record,
 )
 from tests.sim.transfers import Carrier, finished
-from xenapi_driver.sim.xva import tar_stream, xxh64
+from xenapi_driver.sim.messages import Call
+from xenapi_driver.sim.xva import tar_stream, vm_archive, xxh64
 
 MIB = 1 << 20
 SIZE = 8 * MIB
@@ -356,6 +357,13 @@ def test_a_start_waits_for_an_export(local, carrier, vm, monkeypatch):
     assert finished(local, task)["status"] == "success"
     assert local.call("VM.get_current_operations", vm) == {}
     assert local.call("VM.get_power_state", vm) == "Running"
+
+
+def test_a_slow_reader_does_not_hold_up_the_pool(sim, vm):
+    guard, held = sim.world.db.guard, []
+    call = Call(sim.world, "")
+    vm_archive.send(call, vm, lambda data: held.append(guard.is_owned()), False)
+    assert held and not any(held)
 
 
 def test_a_host_fetches_an_archive_by_itself(sim, local, vm, sr):

@@ -40,10 +40,12 @@ def send(call: Call, vm: str, put: Put, keep_state: bool) -> None:
     db = call.db
     with db.changed:
         objects = ova.collect(db, [vm], wishes)
-        put(tar_stream.member(ova.NAME, ova.describe(db, objects, wishes)))
+        head = tar_stream.member(ova.NAME, ova.describe(db, objects, wishes))
         vdis = {ref: name for ref, (cls, name) in objects.items() if cls == "VDI"}
         chosen = [ref for ref in vdis if _is_content(call, ref, vm)]
         total = sum(db.row("VDI", ref)["virtual_size"] for ref in chosen)
+    # Whoever reads may take long: the lock is not held meanwhile.
+    put(head)
     gauge = Gauge(call, total)
     for ref in chosen:
         place = disk_transfer.place_of(call, ref)
