@@ -238,6 +238,14 @@ def test_one_call_is_one_transaction(start):
     assert picture(start()) == before
 
 
+def test_nobody_else_reads_the_passwords(start, tmp_path):
+    simulator = start()
+    guest_with_disk(simulator, XmlClient(simulator.handle))
+    files = list((tmp_path / "state").glob(f"{FILE}*"))
+    assert files
+    assert {file.stat().st_mode & 0o777 for file in files} == {0o600}
+
+
 def test_a_record_without_its_file_goes_and_so_do_its_drives(start):
     """As left by a kill between the removal of a file and that of its record."""
     simulator = start()

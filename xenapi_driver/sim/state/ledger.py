@@ -169,6 +169,8 @@ def _claim(folder: Path) -> int:
 
 def _open(file: Path) -> sqlite3.Connection:
     try:
+        # SQLite would let all read it, passwords too; its other files follow this one.
+        os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
         db = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
         found = db.execute("PRAGMA user_version").fetchone()[0]
         names = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
@@ -180,7 +182,7 @@ def _open(file: Path) -> sqlite3.Connection:
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = NORMAL")
         db.executescript(f"BEGIN;{_TABLES}PRAGMA user_version = {FORMAT};COMMIT;")
-    except sqlite3.DatabaseError as error:
+    except (OSError, sqlite3.DatabaseError) as error:
         raise StateRefused(f"The state in {file} cannot be read: {error}.") from error
     return db
 
