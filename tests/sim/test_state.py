@@ -5,6 +5,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from unittest.mock import Mock
 
 import pytest
 
@@ -236,6 +237,20 @@ def test_one_call_is_one_transaction(start):
     client.call("VM.hard_shutdown", vm)
     before = picture(simulator)
     assert picture(start()) == before
+
+
+def test_what_could_not_be_written_is_written_with_the_next_change(start, monkeypatch):
+    simulator = start()
+    client = XmlClient(simulator.handle)
+    ledger = simulator._keeper._ledger
+    with monkeypatch.context() as patch, pytest.raises(Exception, match="full"):
+        patch.setattr(ledger, "write", Mock(side_effect=OSError("disk full")))
+        client.call("VM.create", vm_record(name_label="unwritten"))
+    vm, _vdi = guest_with_disk(simulator, client)
+    before = picture(simulator)
+    again = start()
+    assert_same(picture(again), before)
+    assert XmlClient(again.handle).call("VM.get_by_name_label", "unwritten")
 
 
 def test_nobody_else_reads_the_passwords(start, tmp_path):

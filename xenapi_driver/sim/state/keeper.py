@@ -112,6 +112,7 @@ class Keeper:
         self._known: dict[int, dict[str, Any]] = {}
         self._last_alone: dict[int, Any] = {}
         self._made = threading.local()
+        self._owed: dict[int, list[str]] = {}
         self._kept: dict[str, list[str]] = {}
 
     @property
@@ -171,9 +172,26 @@ class Keeper:
             if world.db.guard.is_owned()
         ]
         made = self._made.__dict__.pop("names", [])
+        for number, _ in held:
+            made += self._owed.pop(number, [])
         if made or any(self._is_changed(number, world) for number, world in held):
             changes = [self._change(number, world) for number, world in held]
-            self._ledger.write(changes, made)
+            try:
+                self._ledger.write(changes, made)
+            except BaseException:
+                self._owe(changes, made)
+                raise
+
+    def _owe(self, changes: list[Change], made: list[str]) -> None:
+        """Have the pools' next change write what could not be written now."""
+        for change in changes:
+            db, known = self._pools[change.pool].db, self._known[change.pool]
+            again = [(one.cls, one.ref) for one in change.written] + change.gone
+            db.unsaved = {**dict.fromkeys(again), **(db.unsaved or {})}
+            for name in change.facts:
+                del known[name]
+            self._last_alone.pop(change.pool, None)
+            self._owed[change.pool] = list(made)
 
     def _is_changed(self, number: int, world: World) -> bool:
         """Return whether there is something to write; facts mostly change with rows."""
