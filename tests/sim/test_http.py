@@ -320,6 +320,13 @@ def test_a_call_needs_its_length(raw, header):
     assert b"We require a Content-Length" in page
 
 
+@pytest.mark.parametrize("length", ["-1", "5.", "\u00b2", "1" * 20])
+def test_a_length_is_a_number(raw, length):
+    head = f"POST / HTTP/1.1\r\nContent-Length: {length}\r\n\r\n"
+    raw.sock.sendall(head.encode("latin-1"))
+    assert raw.answer()[0] == 400
+
+
 def test_a_browser_is_told_what_it_may_do(raw):
     raw.send("OPTIONS /jsonrpc HTTP/1.1", "Access-Control-Request-Headers: X-A")
     status, headers, _ = raw.answer()

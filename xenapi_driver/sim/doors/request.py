@@ -8,6 +8,9 @@ from urllib.parse import parse_qsl
 
 from xenapi_driver.sim.doors.refusals import Refusal
 
+# A length is below 2**63.
+_DIGITS = 19
+
 
 @dataclass(frozen=True)
 class Request:
@@ -55,7 +58,7 @@ class Request:
         text = self.headers.get("content-length")
         if text is None:
             return None if self.method in ("PUT", "POST") else 0
-        if not text.isdigit():
+        if not text.isdecimal() or len(text) > _DIGITS:
             raise Refusal(400)
         return int(text)
 
