@@ -165,6 +165,7 @@ def test_the_second_pool_is_fresh(pools):
         ("vms: [{name: [v]}]", "vms[0].name must be a text"),
         ("pools:\n- vms: [{}]", "pools[0].vms[0].name is missing"),
         ("a: [", "this is no YAML in line"),
+        ("name: 2026-02-30", "this is no YAML"),
     ],
 )
 def test_a_wrong_key_is_named(tmp_path, text, said):

@@ -325,7 +325,8 @@ def read(path: Path) -> tuple[PoolPlan, ...]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as exc:
         raise InventoryRefused(f"{path}: {exc.strerror}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as exc:
+    except (yaml.YAMLError, ValueError) as exc:
+        # ValueError: bytes that are no UTF-8, or a date that no calendar has.
         place = getattr(exc, "problem_mark", None)
         line = f" in line {place.line + 1}" if place else ""
         raise InventoryRefused(f"{path}: this is no YAML{line}.") from None
