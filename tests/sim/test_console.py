@@ -4,6 +4,7 @@
 import base64
 import contextlib
 import http.client
+import io
 import os
 import socket
 import ssl
@@ -16,6 +17,7 @@ from tests.sim.clients import received, vm_record
 from tests.sim.vnc_viewer import Hungup, Viewer, tunnel
 from xenapi_driver.sim import Simulator
 from xenapi_driver.sim.doors import screen
+from xenapi_driver.sim.doors.websocket import WebSocket
 
 NOWHERE = "00000000-0000-0000-0000-000000000001"
 
@@ -394,6 +396,30 @@ def test_a_browser_sees_it_in_a_websocket(door, target, protocol, local, vm):
         assert "typed" in viewer.read_until("typed")
         local.call("VM.hard_shutdown", vm)
         assert viewer.is_over()
+
+
+class Sent:
+    """A connection on which a browser sent all that it will."""
+
+    def __init__(self, data):
+        self._data = io.BytesIO(data)
+
+    def read(self, size):
+        return self._data.read(size)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x81",
+        b"\x81\xfe\x00",
+        b"\x81\x84ab",
+        b"\x81\x85\0\0\0\0abcde",
+    ],
+    ids=["half a head", "half a length", "half a mask", "no base64"],
+)
+def test_a_frame_that_makes_no_sense_ends_a_websocket(data):
+    assert WebSocket(Sent(data), "base64").read(10) == b""
 
 
 def test_a_plain_get_is_no_websocket(door, target):

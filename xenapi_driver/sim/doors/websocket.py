@@ -2,6 +2,7 @@
 """A WebSocket (RFC 6455) as a stream, for consoles in browsers."""
 
 import base64
+import binascii
 import hashlib
 import threading
 from collections.abc import Mapping
@@ -53,7 +54,7 @@ class WebSocket:
     def _frame(self) -> bytes | None:
         """Return what the next frame brings, b"" for none; None at the end."""
         head = self._exactly(2)
-        if not head:
+        if len(head) < 2:
             return None
         kind, size = head[0] & 0x0F, head[1] & 0x7F
         if size >= 126:
@@ -72,7 +73,12 @@ class WebSocket:
             self._send(_PONG, data)
         if kind in (_PING, _PONG):
             return b""
-        return base64.b64decode(data) if self._is_text else data
+        if not self._is_text:
+            return data
+        try:
+            return base64.b64decode(data)
+        except binascii.Error:
+            return None
 
     def _exactly(self, size: int) -> bytes:
         data = b""
