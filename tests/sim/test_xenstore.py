@@ -3,12 +3,14 @@
 
 import os
 import shutil
+import socket
 import subprocess
 import threading
 
 import pytest
 
-from tests.sim.clients import Refused, vm_record, wait_until
+from tests.sim.clients import Refused, received, vm_record, wait_until
+from xenapi_driver.sim.doors import xenstore_socket as wire
 from xenapi_driver.sim.doors.xenstore_socket import XenstoreSocket
 from xenapi_driver.sim.vms import guest_store
 from xenapi_driver.sim.xenstore import MAX_PAYLOAD, Refusal, Xenstore
@@ -107,6 +109,17 @@ def test_transaction_is_taken_whole_or_not(tree):
     tree.write("/b", b"meanwhile")
     assert errno(tree.take, twin, since) == "EAGAIN"
     assert tree.read("/a") == b"2"
+
+
+def test_what_is_no_transaction_is_not_ended(door):
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(10)
+        sock.connect(str(door.path))
+        for number in (0, 7):
+            end = wire.HEADER.pack(wire.TRANSACTION_END, 0, number, 2) + b"T\0"
+            sock.sendall(end)
+            answer = received(sock, b"ENOENT\0")
+            assert wire.HEADER.unpack(answer[: wire.HEADER.size])[0] == wire.ERROR
 
 
 def test_many_writers_leave_whole_values(tree):

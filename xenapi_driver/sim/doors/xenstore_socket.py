@@ -84,7 +84,9 @@ class _Connection(socketserver.BaseRequestHandler):
                 return
 
     def _answer(self, kind: int, transaction: int, payload: bytes) -> bytes:
-        if transaction and transaction not in self._transactions:
+        # Number 0 stands for no transaction, which cannot be ended either.
+        is_named = transaction or kind == TRANSACTION_END
+        if is_named and transaction not in self._transactions:
             raise Refusal("ENOENT")
         store = self.server.store
         if transaction and kind != TRANSACTION_END:
