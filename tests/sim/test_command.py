@@ -80,3 +80,24 @@ def test_an_address_of_another_machine_is_refused(capsys):
 def test_a_log_that_cannot_be_written_is_refused(capsys):
     assert command.main(["--log", "/nowhere/at/all"]) == 1
     assert capsys.readouterr().err == "/nowhere/at/all: No such file or directory.\n"
+
+
+def test_a_name_without_an_address_is_refused(capsys):
+    assert command.main(["--host", "nowhere.invalid"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("Cannot listen at nowhere.invalid on free ports: ")
+    assert "Unknown error" not in said
+
+
+def test_a_socket_that_cannot_be_had_is_named(capsys, tmp_path):
+    path = tmp_path / "socket"
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(path))
+        assert command.main(["--xenstore", str(path)]) == 1
+        assert capsys.readouterr().err == f"{path}: Connection refused.\n"
+        other.listen()
+        assert command.main(["--socket", str(path)]) == 1
+        assert capsys.readouterr().err == f"{path}: Address already in use.\n"
+    long = tmp_path / ("x" * 110)
+    assert command.main(["--socket", str(long)]) == 1
+    assert capsys.readouterr().err == f"{long}: AF_UNIX path too long.\n"

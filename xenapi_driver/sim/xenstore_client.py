@@ -21,7 +21,13 @@ class RemoteXenstore:
 
     def __init__(self, path: Path) -> None:
         self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.connect(str(path))
+        try:
+            self._socket.connect(str(path))
+        except OSError as error:
+            self._socket.close()
+            why = error.strerror or str(error)
+            # What the kernel says does not name the file.
+            raise OSError(error.errno, why, str(path)) from error
         self._lock = threading.Lock()
         self._answers: queue.Queue[tuple[int, bytes]] = queue.Queue()
         self._watchers: list[Watcher] = []

@@ -9,7 +9,6 @@ supporter to its coordinator changes the address and keeps the port.
 
 import argparse
 import ipaddress
-import os
 
 from xenapi_driver.sim.doors.server import Server
 from xenapi_driver.sim.simulator import Simulator
@@ -61,8 +60,9 @@ def _refused(
     arguments: argparse.Namespace, error: OSError | OverflowError
 ) -> DoorRefused:
     ports = f"from port {arguments.port} on" if arguments.port else "on free ports"
-    number = error.errno if isinstance(error, OSError) else None
-    why = os.strerror(number) if number else str(error)
+    text = getattr(error, "strerror", None) or str(error)
+    # Python adds the address, which is said already.
+    why = text.partition(" (while ")[0]
     return DoorRefused(f"Cannot listen at {arguments.host} {ports}: {why}.")
 
 

@@ -218,9 +218,11 @@ class UnixServer(_Door):
             listening.bind(str(self.path))
             os.chmod(self.path, 0o600)
             listening.listen(128)
-        except OSError:
+        except OSError as error:
             listening.close()
-            raise
+            why = error.strerror or str(error)
+            # What the kernel says does not name the file.
+            raise OSError(error.errno, why, str(self.path)) from error
         return listening
 
     def _talk(self, sock: socket.socket, name: str) -> None:
