@@ -5,7 +5,8 @@ import threading
 
 import pytest
 
-from tests import fixtures
+from tests import embedded, fixtures
+from tests.sim.clients import vbd_record, vdi_record, vif_record, vm_record
 from xenapi_driver.sim import Simulator
 from xenapi_driver.xapi import (
     errors,
@@ -15,13 +16,11 @@ from xenapi_driver.xapi import (
     plugins,
     pool,
     sr,
-    transport,
     vbd,
     vdi,
     vif,
     vm,
 )
-from xenapi_driver.xapi.session import Session
 
 MIB = 2**20
 
@@ -35,45 +34,29 @@ def sim(tmp_path):
 
 @pytest.fixture(params=["in-process", "https"])
 def session(request, sim):
+    door = embedded.inside(sim)
     if request.param == "https":
-        server = sim.serve(tls=True)
-        verify = transport.Verify(fingerprints=(server.fingerprint,))
-
-        def door():
-            return transport.HttpTransport(server.url, verify)
-    else:
-
-        def door():
-            return transport.InProcessTransport(sim.handle)
-
-    session = Session(door, "root", "secret", "test")
-    session.login()
-    yield session
-    session.logout()
+        door = embedded.through(sim.serve(tls=True))
+    with embedded.session(door) as session:
+        yield session
 
 
-def vm_record(host_ref):
-    return {
-        "name_label": "instance-1", "name_description": "", "user_version": 1,
-        "is_a_template": False, "affinity": host_ref,
-        "memory_static_max": 64 * MIB, "memory_dynamic_max": 64 * MIB,
-        "memory_dynamic_min": 64 * MIB, "memory_static_min": 64 * MIB,
-        "VCPUs_params": {}, "VCPUs_max": 1, "VCPUs_at_startup": 1,
-        "actions_after_shutdown": "destroy", "actions_after_reboot": "restart",
-        "actions_after_crash": "destroy", "PV_bootloader": "", "PV_kernel": "",
-        "PV_ramdisk": "", "PV_args": "", "PV_bootloader_args": "",
-        "PV_legacy_args": "", "HVM_boot_policy": "BIOS order",
-        "HVM_boot_params": {"order": "cd"}, "platform": {}, "PCI_bus": "",
-        "other_config": {"nova_uuid": "n"}, "recommendations": "",
-    }  # fmt: skip
+def server_record(host_ref):
+    size = str(64 * MIB)
+    return vm_record(
+        name_label="instance-1",
+        affinity=host_ref,
+        memory_static_max=size,
+        memory_dynamic_max=size,
+        memory_dynamic_min=size,
+        memory_static_min=size,
+        HVM_boot_params={"order": "cd"},
+        other_config={"nova_uuid": "n"},
+    )
 
 
-def disk_record(sr_ref, name="disk"):
-    return {
-        "name_label": name, "name_description": "", "SR": sr_ref,
-        "virtual_size": 16 * MIB, "type": "user", "sharable": False,
-        "read_only": False, "other_config": {"a": "b"},
-    }  # fmt: skip
+def disk_record(sr_ref):
+    return vdi_record(sr_ref, virtual_size=16 * MIB, other_config={"a": "b"})
 
 
 def test_login_finds_host_and_pool(sim, session):
@@ -132,23 +115,9 @@ def test_server_lives_and_dies(sim, session):
     here = session.host_ref
     disk = vdi.create(session, disk_record(pool.get(session).default_sr))
     wire = network.find_by_bridge(session, "xenbr0")
-    ref = vm.create(session, vm_record(here))
-    vbd.create(
-        session,
-        {
-            "VM": ref, "VDI": disk, "userdevice": "0", "bootable": True, "mode": "RW",
-            "type": "Disk", "empty": False, "other_config": {},
-            "qos_algorithm_type": "", "qos_algorithm_params": {},
-        },
-    )  # fmt: skip
-    vif.create(
-        session,
-        {
-            "device": "0", "network": wire.ref, "VM": ref, "MAC": "fa:16:3e:00:00:01",
-            "MTU": 1500, "other_config": {}, "qos_algorithm_type": "",
-            "qos_algorithm_params": {},
-        },
-    )  # fmt: skip
+    ref = vm.create(session, server_record(here))
+    vbd.create(session, vbd_record(ref, disk))
+    vif.create(session, vif_record(ref, wire.ref, MAC="fa:16:3e:00:00:01"))
     with session.requests.recording() as names:
         vm.start_on(session, ref, here, paused=True)
     assert names == ["Async.VM.start_on", "task.destroy"]
@@ -172,7 +141,7 @@ def test_server_lives_and_dies(sim, session):
 
 
 def test_many_servers_start_at_once(sim, session):
-    refs = [vm.create(session, vm_record(session.host_ref)) for _number in range(6)]
+    refs = [vm.create(session, server_record(session.host_ref)) for _number in range(6)]
     threads = [
         threading.Thread(target=vm.start_on, args=(session, ref, session.host_ref))
         for ref in refs
@@ -212,8 +181,6 @@ def test_methods_tell_what_the_host_can_do(session):
 
 
 def test_wrong_password_is_one_sentence(sim):
-    session = Session(
-        lambda: transport.InProcessTransport(sim.handle), "root", "wrong", "test"
-    )
+    session = embedded.session(embedded.inside(sim), password="wrong")
     with pytest.raises(errors.AuthenticationFailed, match="connection_password"):
         session.login()

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A fake host and a session that is logged in to it."""
+"""An embedded host, a session that is logged in to it, and who looks at it."""
 
 import pytest
 
+from tests import embedded
+from tests.sim.clients import XmlClient
 from tests.unit.xapi import fake_xapi
-from xenapi_driver.xapi.session import Session
-from xenapi_driver.xapi.transport import InProcessTransport
+from xenapi_driver.sim import Simulator
 
 
 @pytest.fixture
@@ -14,9 +15,25 @@ def fake():
 
 
 @pytest.fixture
-def session(fake):
-    session = Session(lambda: InProcessTransport(fake.handle), "root", "secret", "test")
-    session.login()
-    fake.calls.clear()
-    yield session
-    session.logout()
+def sim(tmp_path):
+    simulator = Simulator(tmp_path / "host")
+    yield simulator
+    simulator.close()
+
+
+@pytest.fixture
+def wire(sim):
+    """The way of the session to the host."""
+    return embedded.Wire(embedded.inside(sim))
+
+
+@pytest.fixture
+def session(wire):
+    with embedded.session(wire) as session:
+        yield session
+
+
+@pytest.fixture
+def operator(sim):
+    """Somebody else on the same host, with a session of his own."""
+    return XmlClient(sim.handle)

@@ -6,7 +6,16 @@ import json
 import pytest
 
 from tests.unit.xapi import fake_xapi
-from xenapi_driver.xapi import errors, plugins
+from xenapi_driver.xapi import errors, plugins, transport
+from xenapi_driver.xapi.session import Session
+
+
+@pytest.fixture
+def session(fake):
+    door = transport.InProcessTransport(fake.handle)
+    with Session(lambda: door, "root", "secret", "test") as session:
+        fake.calls.clear()
+        yield session
 
 
 def answers(fake, text, record=None):

@@ -11,6 +11,14 @@ from xenapi_driver.xapi.session import Session
 
 
 @pytest.fixture
+def session(fake):
+    door = transport.InProcessTransport(fake.handle)
+    with Session(lambda: door, "root", "secret", "test") as session:
+        fake.calls.clear()
+        yield session
+
+
+@pytest.fixture
 def door(fake):
     door = fake_xapi.HttpDoor(fake)
     yield door

@@ -16,6 +16,14 @@ from xenapi_driver.xapi.session import Session
 TASK = "OpaqueRef:task"
 
 
+@pytest.fixture
+def session(fake):
+    door = transport.InProcessTransport(fake.handle)
+    with Session(lambda: door, "root", "secret", "test") as session:
+        fake.calls.clear()
+        yield session
+
+
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
     monkeypatch.setattr(tasks, "_QUIET_SECONDS", 0.3)

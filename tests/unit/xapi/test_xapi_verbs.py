@@ -3,116 +3,151 @@
 
 import pytest
 
-from tests.unit.xapi import fake_xapi
-from xenapi_driver.xapi import client, errors, vbd, vdi, vif, vm
-
-VM = {
-    "uuid": "u", "name_label": "instance-1", "power_state": "Running", "domid": "7",
-    "resident_on": "OpaqueRef:host", "affinity": "OpaqueRef:NULL", "VBDs": [],
-    "VIFs": ["OpaqueRef:vif"], "other_config": {"nova_uuid": "n"},
-    "memory_static_max": "4294967296", "VCPUs_max": "2", "is_a_template": False,
-    "is_a_snapshot": False, "is_control_domain": False,
-    "guest_metrics": "OpaqueRef:NULL", "xenstore_data": {},
-}  # fmt: skip
+from tests.sim.clients import GIB, NULL, vbd_record, vdi_record, vif_record, vm_record
+from xenapi_driver.xapi import client, errors, network, pool, vbd, vdi, vif, vm
 
 
-def records(fake, xapi_class, found):
-    """Let searches in ``xapi_class`` find ``found``; return their expressions."""
-    expressions = []
-
-    def search(expression):
-        expressions.append(expression)
-        return found
-
-    fake.methods[f"{xapi_class}.get_all_records_where"] = search
-    return expressions
+def make_vm(session, name="instance-1", **changes):
+    return vm.create(session, vm_record(name_label=name, **changes))
 
 
-def refuses(fake, method, *description):
-    def refuse(*_args):
-        raise fake_xapi.Refused(*description)
-
-    fake.methods[method] = refuse
+def make_vdi(session):
+    return vdi.create(session, vdi_record(pool.get(session).default_sr))
 
 
-def test_records_are_typed(session, fake):
-    fake.methods["VM.get_record"] = VM
-    record = vm.get(session, "OpaqueRef:vm")
-    assert record.memory_static_max == 4 * 2**30
-    assert record.domid == 7
+def make_vbd(session, vm_ref):
+    return vbd.create(session, vbd_record(vm_ref, make_vdi(session)))
+
+
+def make_vif(session, vm_ref):
+    wire = network.find_by_bridge(session, "xenbr0")
+    return vif.create(session, vif_record(vm_ref, wire.ref))
+
+
+def running(session):
+    ref = make_vm(session)
+    vm.start_on(session, ref, session.host_ref)
+    return ref
+
+
+def expressions(wire):
+    return [expression for (expression,) in wire.arguments("VM.get_all_records_where")]
+
+
+def test_records_are_typed(session, operator):
+    size = str(4 * GIB)
+    ref = make_vm(
+        session,
+        memory_static_max=size,
+        memory_dynamic_max=size,
+        other_config={"nova_uuid": "n"},
+    )
+    vm.start_on(session, ref, session.host_ref)
+    vif_ref = make_vif(session, ref)
+    record = vm.get(session, ref)
+    assert record.memory_static_max == 4 * GIB
+    assert isinstance(record.domid, int)
+    assert str(record.domid) == operator.call("VM.get_domid", ref)
+    assert operator.call("VM.get_affinity", ref) == NULL
     assert record.affinity is None
-    assert record.resident_on == "OpaqueRef:host"
+    assert record.resident_on == session.host_ref
+    assert record.vifs == (vif_ref,)
     assert record.nova_uuid == "n"
 
 
-def test_vm_is_found_by_name_in_one_request(session, fake):
-    expressions = records(fake, "VM", {"OpaqueRef:vm": VM})
-    record = vm.find_by_name(session, "instance-1")
-    assert record.ref == "OpaqueRef:vm"
-    assert expressions == [
+def test_vm_is_found_by_name_in_one_request(session, wire, operator):
+    ref = make_vm(session)
+    make_vm(session, is_a_template=True)
+    operator.call("VM.snapshot", ref, "instance-1")
+    make_vm(session, "instance-2")
+    with session.requests.recording() as names:
+        record = vm.find_by_name(session, "instance-1")
+    assert record.ref == ref
+    assert names == ["VM.get_all_records_where"]
+    assert expressions(wire) == [
         'field "name__label" = "instance-1" and field "is_a_template" = "false"'
         ' and field "is_a_snapshot" = "false"'
     ]
 
 
-def test_name_that_nobody_has(session, fake):
-    records(fake, "VM", {})
+def test_name_that_nobody_has(session):
+    make_vm(session, "instance-2")
     assert vm.find_by_name(session, "instance-1") is None
 
 
-def test_name_that_two_have(session, fake):
-    records(fake, "VM", {"OpaqueRef:1": VM, "OpaqueRef:2": VM})
+def test_name_that_two_have(session):
+    make_vm(session)
+    make_vm(session)
     with pytest.raises(errors.NotUnique, match="instance-1"):
         vm.find_by_name(session, "instance-1")
 
 
-def test_name_with_a_quote_cannot_widen_the_search(session, fake):
-    expressions = records(fake, "VM", {"OpaqueRef:vm": VM})
-    assert vm.find_by_name(session, '" or "a" = "a') is None
-    assert '" or ' not in expressions[0]
+@pytest.mark.parametrize("name", ['" or "a" = "a', "back\\slash", 'both "\\" of them'])
+def test_name_with_a_quote_cannot_widen_the_search(session, wire, name):
+    make_vm(session)
+    assert vm.find_by_name(session, name) is None
+    assert name not in expressions(wire)[0]
+    ref = make_vm(session, name)
+    assert vm.find_by_name(session, name).ref == ref
 
 
-def test_search_without_terms_is_true(session, fake):
-    expressions = records(fake, "VM", {})
-    client.matching(session, "VM", {})
-    assert expressions == ["true"]
+def test_search_without_terms_is_true(session, wire, operator):
+    make_vm(session)
+    found = client.matching(session, "VM", {})
+    assert expressions(wire) == ["true"]
+    assert found == operator.call("VM.get_all_records")
 
 
-def test_ours_are_those_with_novas_key(session, fake):
-    other = {**VM, "other_config": {}}
-    records(fake, "VM", {"OpaqueRef:1": VM, "OpaqueRef:2": other})
-    assert [record.ref for record in vm.ours(session)] == ["OpaqueRef:1"]
+def test_ours_are_those_with_novas_key(session):
+    ref = make_vm(session, other_config={"nova_uuid": "n"})
+    make_vm(session)
+    assert [record.ref for record in vm.ours(session)] == [ref]
 
 
 @pytest.mark.parametrize(
-    ("verb", "method"),
+    ("verb", "method", "make"),
     [
-        (vm.destroy, "VM.destroy"),
-        (vdi.destroy, "VDI.destroy"),
-        (vbd.destroy, "VBD.destroy"),
-        (vif.destroy, "VIF.destroy"),
+        (vm.destroy, "VM.destroy", make_vm),
+        (vdi.destroy, "VDI.destroy", make_vdi),
+        (vbd.destroy, "VBD.destroy", lambda on: make_vbd(on, make_vm(on))),
+        (vif.destroy, "VIF.destroy", lambda on: make_vif(on, make_vm(on))),
     ],
 )
-def test_destroying_what_is_gone_is_quiet(session, fake, verb, method):
-    refuses(fake, method, "HANDLE_INVALID", "X", "OpaqueRef:x")
-    verb(session, "OpaqueRef:x")
-    assert fake.names() == [method]
+def test_destroying_what_is_gone_is_quiet(session, operator, verb, method, make):
+    ref = make(session)
+    verb(session, ref)
+    assert ref not in operator.call(method.replace("destroy", "get_all"))
+    with pytest.raises(errors.HandleInvalid):
+        session.call(method, ref)
+    with session.requests.recording() as names:
+        verb(session, ref)
+    assert names == [method]
 
 
 @pytest.mark.parametrize(
-    ("verb", "method"), [(vbd.unplug, "VBD.unplug"), (vif.unplug, "VIF.unplug")]
+    ("device", "kind", "make"), [(vbd, "VBD", make_vbd), (vif, "VIF", make_vif)]
 )
-def test_unplugging_what_is_out_is_quiet(session, fake, verb, method):
-    refuses(fake, method, "DEVICE_ALREADY_DETACHED", "OpaqueRef:x")
-    verb(session, "OpaqueRef:x")
+def test_unplugging_what_is_out_is_quiet(session, operator, device, kind, make):
+    ref = make(session, running(session))
+    device.plug(session, ref)
+    assert operator.call(f"{kind}.get_currently_attached", ref)
+    device.unplug(session, ref)
+    assert not operator.call(f"{kind}.get_currently_attached", ref)
+    with pytest.raises(errors.DeviceAlreadyDetached):
+        session.call(f"{kind}.unplug", ref)
+    device.unplug(session, ref)
 
 
-def test_unplug_that_the_guest_rejects_is_told(session, fake):
-    refuses(fake, "VBD.unplug", "DEVICE_DETACH_REJECTED", "VBD", "r", "busy")
+def test_unplug_that_the_guest_rejects_is_told(sim, session, operator):
+    ref = make_vbd(session, running(session))
+    vbd.plug(session, ref)
+    sim.faults.add("VBD.unplug", ["DEVICE_DETACH_REJECTED", "VBD", "{0}", "busy"])
     with pytest.raises(errors.DeviceDetachRejected):
-        vbd.unplug(session, "OpaqueRef:x")
+        vbd.unplug(session, ref)
+    assert operator.call("VBD.get_currently_attached", ref)
 
 
-def test_unknown_uuid_is_none(session, fake):
-    refuses(fake, "VM.get_by_uuid", "UUID_INVALID", "VM", "u")
-    assert vm.find_by_uuid(session, "u") is None
+def test_unknown_uuid_is_none(session):
+    uuid = vm.get(session, make_vm(session)).uuid
+    assert vm.find_by_uuid(session, uuid).uuid == uuid
+    assert vm.find_by_uuid(session, uuid[::-1]) is None
