@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from xenapi_driver.xapi.client import Client
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class HostRecord:
     """What we read of one ``host.get_record``: a snapshot, not a live object.
 
@@ -20,6 +20,9 @@ class HostRecord:
     :ivar memory_overhead: bytes that Xen and dom0 keep
     :ivar control_domain: reference of dom0's VM
     """
+
+    XAPI_CLASS: ClassVar[str] = "host"
+    OWNER: ClassVar[str] = ""
 
     ref: str
     uuid: str

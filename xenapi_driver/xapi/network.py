@@ -6,18 +6,21 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from xenapi_driver.xapi import errors
 from xenapi_driver.xapi.client import Client, matching, only
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class NetworkRecord:
     """What we read of one ``network.get_record``: a snapshot, not a live object.
 
     :ivar managed: False for a bridge that XAPI uses but does not make
     """
+
+    XAPI_CLASS: ClassVar[str] = "network"
+    OWNER: ClassVar[str] = ""
 
     ref: str
     uuid: str

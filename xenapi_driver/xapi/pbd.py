@@ -5,14 +5,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from xenapi_driver.xapi.client import Client, Fields, matching
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class PbdRecord:
     """What we read of one ``PBD.get_record``: a snapshot, not a live object."""
+
+    XAPI_CLASS: ClassVar[str] = "PBD"
+    OWNER: ClassVar[str] = "sr"
 
     ref: str
     uuid: str

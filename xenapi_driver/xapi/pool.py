@@ -5,18 +5,21 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from xenapi_driver.xapi import errors
 from xenapi_driver.xapi.client import Client, or_none
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class PoolRecord:
     """What we read of one ``pool.get_record``.
 
     :ivar default_sr: may be None, or name an SR that is gone
     """
+
+    XAPI_CLASS: ClassVar[str] = "pool"
+    OWNER: ClassVar[str] = ""
 
     ref: str
     uuid: str

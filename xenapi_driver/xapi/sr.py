@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from xenapi_driver.xapi import pbd
 from xenapi_driver.xapi.client import Client
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class SrRecord:
     """What we read of one ``SR.get_record``: a snapshot, not a live object.
 
@@ -19,6 +19,9 @@ class SrRecord:
     :ivar physical_utilisation: bytes in use, likewise
     :ivar virtual_allocation: sum of the disks' virtual sizes, bytes
     """
+
+    XAPI_CLASS: ClassVar[str] = "SR"
+    OWNER: ClassVar[str] = ""
 
     ref: str
     uuid: str

@@ -6,13 +6,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from xenapi_driver.xapi import errors
 from xenapi_driver.xapi.client import Client, matching, or_none
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class VbdRecord:
     """What we read of one ``VBD.get_record``: a snapshot, not a live object.
 
@@ -22,6 +22,9 @@ class VbdRecord:
     :ivar mode: RW or RO
     :ivar type: Disk, CD or Floppy
     """
+
+    XAPI_CLASS: ClassVar[str] = "VBD"
+    OWNER: ClassVar[str] = "vm"
 
     ref: str
     uuid: str

@@ -6,20 +6,24 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from xenapi_driver.xapi import errors
 from xenapi_driver.xapi.client import Client, matching
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class VdiRecord:
     """What we read of one ``VDI.get_record``: a snapshot, not a live object.
 
     :ivar virtual_size: bytes that a guest sees
     :ivar physical_utilisation: bytes that it takes in the SR
     :ivar managed: False for a hidden parent that others are based on
+    :ivar current_operations: names by the reference of the task
     """
+
+    XAPI_CLASS: ClassVar[str] = "VDI"
+    OWNER: ClassVar[str] = "sr"
 
     ref: str
     uuid: str
@@ -31,6 +35,7 @@ class VdiRecord:
     other_config: Mapping[str, str]
     sm_config: Mapping[str, str]
     managed: bool
+    current_operations: Mapping[str, str]
 
     @classmethod
     def from_xapi(cls, ref: str, rec: Mapping[str, Any]) -> VdiRecord:
@@ -46,6 +51,7 @@ class VdiRecord:
             other_config=rec["other_config"],
             sm_config=rec["sm_config"],
             managed=rec["managed"],
+            current_operations=rec["current_operations"],
         )
 
 

@@ -6,18 +6,21 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from xenapi_driver.xapi import errors
 from xenapi_driver.xapi.client import Client, matching
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class VifRecord:
     """What we read of one ``VIF.get_record``: a snapshot, not a live object.
 
     :ivar device: position, decimal text
     """
+
+    XAPI_CLASS: ClassVar[str] = "VIF"
+    OWNER: ClassVar[str] = "vm"
 
     ref: str
     uuid: str

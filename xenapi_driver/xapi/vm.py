@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from xenapi_driver.xapi import errors
 from xenapi_driver.xapi.client import Client, Fields, matching, only, or_none
@@ -15,7 +15,7 @@ from xenapi_driver.xapi.client import Client, Fields, matching, only, or_none
 NOVA_UUID = "nova_uuid"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class VmRecord:
     """What we read of one ``VM.get_record``: a snapshot, not a live object.
 
@@ -23,8 +23,12 @@ class VmRecord:
     :ivar domid: -1 when there is no domain
     :ivar resident_on: host reference, None when it does not run
     :ivar affinity: host reference or None; stays when the VM is halted
-    :ivar memory_static_max: bytes
+    :ivar memory_static_max: bytes, as memory_dynamic_min and memory_overhead
+    :ivar current_operations: names by the reference of the task
     """
+
+    XAPI_CLASS: ClassVar[str] = "VM"
+    OWNER: ClassVar[str] = "home"
 
     ref: str
     uuid: str
@@ -37,12 +41,15 @@ class VmRecord:
     vifs: tuple[str, ...]
     other_config: Mapping[str, str]
     memory_static_max: int
+    memory_dynamic_min: int
+    memory_overhead: int
     vcpus_max: int
     is_a_template: bool
     is_a_snapshot: bool
     is_control_domain: bool
     guest_metrics: str | None
     xenstore_data: Mapping[str, str]
+    current_operations: Mapping[str, str]
 
     @classmethod
     def from_xapi(cls, ref: str, rec: Mapping[str, Any]) -> VmRecord:
@@ -59,13 +66,25 @@ class VmRecord:
             vifs=tuple(rec["VIFs"]),
             other_config=rec["other_config"],
             memory_static_max=int(rec["memory_static_max"]),
+            memory_dynamic_min=int(rec["memory_dynamic_min"]),
+            memory_overhead=int(rec["memory_overhead"]),
             vcpus_max=int(rec["VCPUs_max"]),
             is_a_template=rec["is_a_template"],
             is_a_snapshot=rec["is_a_snapshot"],
             is_control_domain=rec["is_control_domain"],
             guest_metrics=or_none(rec["guest_metrics"]),
             xenstore_data=rec["xenstore_data"],
+            current_operations=rec["current_operations"],
         )
+
+    @property
+    def home(self) -> str | None:
+        """The host that the VM belongs to, None for one of nobody.
+
+        That is its affinity, which Nova's servers have: they keep it while they
+        are halted, and when an operator moves them by other means than Nova.
+        """
+        return self.affinity or self.resident_on
 
     @property
     def nova_uuid(self) -> str | None:
