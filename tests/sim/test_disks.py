@@ -169,8 +169,9 @@ def test_what_is_copied_is_shown_and_kept(sim, local, sr, monkeypatch):
         seen.append(refusal(local, "VDI.destroy", target))
         seen.append(refusal(local, "VDI.snapshot", disk)[0])
 
-    monkeypatch.setattr(vdi_class.tasks, "set_progress", look)
-    local.call("VDI.copy", disk, sr, NULL, target)
+    with monkeypatch.context() as patch:
+        patch.setattr(vdi_class.tasks, "set_progress", look)
+        local.call("VDI.copy", disk, sr, NULL, target)
     assert seen == [
         ["copy"],
         ["clone", "copy"],
@@ -197,3 +198,14 @@ def test_a_cancelled_copy_leaves_nothing(sim, local, sr, monkeypatch):
     assert record["status"] == "cancelled"
     assert record["error_info"][0] == "TASK_CANCELLED"
     assert sorted(sim.sr_path.iterdir()) == before
+
+
+def test_a_checksum_can_be_cancelled(local, sr, monkeypatch):
+    disk = local.call("VDI.create", vdi_record(sr))
+
+    def cancel(call, share):
+        local.call("task.cancel", call.task)
+
+    monkeypatch.setattr(vdi_class.tasks, "set_progress", cancel)
+    record = local.task("Async.VDI.checksum", disk)
+    assert record["error_info"][0] == "TASK_CANCELLED"

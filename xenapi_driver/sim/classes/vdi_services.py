@@ -7,34 +7,17 @@ from typing import Any
 
 from xenapi_driver.sim.failure import Failure
 from xenapi_driver.sim.messages import Call, message
-from xenapi_driver.sim.storage import disks, sr_kinds
+from xenapi_driver.sim.storage import disk_transfer, disks, sr_kinds
 from xenapi_driver.sim.storage.vhd_store import SrStore
-
-_STEP = 1024 * 1024
 
 
 @message("VDI.checksum", blocking=True)
 def checksum(call: Call, ref: str) -> str:
     """Return the MD5 of all that the disk holds."""
-    with call.db.changed:
-        row = call.db.row("VDI", ref)
-        store = disks.store_of(call.world, row["SR"])
     found = hashlib.md5(usedforsecurity=False)
-    at = 0
-    with disks.backend_errors():
-        for offset, data in store.data(row["location"]):
-            _add_zeros(found, offset - at)
-            found.update(data)
-            at = offset + len(data)
-        _add_zeros(found, store.virtual_size(row["location"]) - at)
+    with disk_transfer.opened(disk_transfer.place_of(call, ref)) as disk:
+        disk_transfer.send_raw(call, disk, found.update)
     return found.hexdigest()
-
-
-def _add_zeros(found: Any, count: int) -> None:
-    zeros = bytes(_STEP)
-    while count > 0:
-        found.update(zeros[:count])
-        count -= _STEP
 
 
 @message("VDI.generate_config")
