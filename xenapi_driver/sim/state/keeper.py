@@ -366,14 +366,18 @@ def _settle(world: World) -> None:
             if "current_operations" in model.fields:
                 for ref in db.refs(cls):
                     db.update(cls, ref, current_operations={})
+        scanned = []
         for sr in world.stores:
             pbds = db.row("SR", sr)["PBDs"]
             if any(db.row("PBD", pbd)["currently_attached"] for pbd in pbds):
                 # A spoilt disk is for the clients to find, as on a real host.
                 with contextlib.suppress(Failure):
                     disks.scan(world, sr)
-                world.collect(sr)
+                scanned.append(sr)
+        # What devices held reaches the disks before the collector moves these.
         vbd.take_up_devices(world)
+        for sr in scanned:
+            world.collect(sr)
         for vm, row in db.rows("VM"):
             if row["power_state"] == "Running" and not row["is_control_domain"]:
                 # An agent that had not come up yet does so now.
