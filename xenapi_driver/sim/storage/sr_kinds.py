@@ -186,7 +186,7 @@ def require_feature(db: Registry, sr: str, feature: str) -> None:
 def check_config(kind: str, config: dict[str, str]) -> None:
     """Refuse a device_config with which the driver cannot attach.
 
-    :raises Failure: SR_UNKNOWN_DRIVER, SR_BACKEND_FAILURE_90
+    :raises Failure: SR_UNKNOWN_DRIVER, SR_BACKEND_FAILURE_* of the missing key
     """
     if kind not in KINDS:
         raise Failure("SR_UNKNOWN_DRIVER", kind)

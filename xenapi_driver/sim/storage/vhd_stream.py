@@ -98,7 +98,6 @@ class Reader:
         footer = self._exactly(vhd.FOOTER_SIZE)
         about = vhd.Footer.unpack(footer)
         self.virtual_size = about.size
-        self.is_differencing = about.kind == vhd.DIFFERENCING
         if about.kind == vhd.FIXED:
             raise vhd.BadVhd("a fixed disk has no table to read it by")
         (header_at,) = struct.unpack_from(">Q", footer, 16)

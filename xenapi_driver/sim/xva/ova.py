@@ -17,7 +17,6 @@ from xenapi_driver.sim.schema import NULL, Type
 from xenapi_driver.sim.xva import tar_stream
 
 NAME = "ova.xml"
-LARGEST = 64 << 20
 _VERSION = "2"
 _PREFIX = "Ref:"
 
