@@ -148,7 +148,7 @@ def test_shared_disks_stay_where_they_are(pair):
     assert client.call("VM.get_resident_on", vm) == second
 
 
-def test_a_host_of_the_pool_that_cannot_have_a_guest_says_so_before(pair):
+def test_a_host_of_the_pool_that_cannot_have_a_guest_leaves_it_where_it_is(pair):
     client = XmlClient(pair.handle)
     first, second = hosts_of(client)
     vm, vdi = guest(client, local_sr(client, first))
@@ -157,8 +157,9 @@ def test_a_host_of_the_pool_that_cannot_have_a_guest_says_so_before(pair):
 
     def refusal(code, sr):
         method, *arguments = send(vm, dest, {vdi: sr})
-        found = refused(code, client.call, "VM.assert_can_migrate", *arguments)
-        assert refused(code, client.call, method, *arguments) == found
+        # A real host has this answer too.
+        client.call("VM.assert_can_migrate", *arguments)
+        found = refused(code, client.call, method, *arguments)
         assert client.call("VM.get_resident_on", vm) == first
         assert client.call("VDI.get_SR", vdi) == local_sr(client, first)
         return found

@@ -205,8 +205,6 @@ def _plan(
             raise Failure("VM_LACKS_FEATURE", vm)
     with world.db.changed:
         _check_there(world, host, where, networks)
-        if within and not copy:
-            _check_within(world, vm, host, where)
         if row["power_state"] != "Halted" and options.get("force") != "true":
             cpus.assert_compatible(call.db, vm, world, host)
     return exodus.Way(world, host, where, dict(networks), copy)
@@ -292,7 +290,10 @@ def _check_there(
 
 
 def _check_within(world: World, vm: str, host: str, disks: dict[str, str]) -> None:
-    """Refuse a host of the same pool that could not have the guest."""
+    """Refuse a host of the same pool that could not have the guest.
+
+    VM.assert_can_migrate does not look at it: a real host finds it under way.
+    """
     db = world.db
     for sr in disks.values():
         if not guests.sees(db, host, sr):
@@ -307,6 +308,8 @@ def _check_within(world: World, vm: str, host: str, disks: dict[str, str]) -> No
 def _within_pool(call: Call, vm: str, plan: exodus.Way) -> str:
     """Copy the disks, let the VM use the copies, and go to the other host."""
     db, world = call.db, call.world
+    with db.changed:
+        _check_within(world, vm, plan.host, plan.disks)
     move_disks(call, plan.disks)
     with db.changed:
         if db.row("VM", vm)["power_state"] == "Running":
