@@ -51,8 +51,8 @@ class VirtApi:
 class Host:
     """The embedded host, looked at through its own API as an operator would."""
 
-    def __init__(self, folder: pathlib.Path) -> None:
-        self.sim = Simulator(folder / "host", plugins_dir=PLUGINS)
+    def __init__(self, folder: pathlib.Path, **choices: object) -> None:
+        self.sim = Simulator(folder / "host", plugins_dir=PLUGINS, **choices)
         self.server = self.sim.serve()
         self._operator = XenAPI.Session(self.server.url)
         self._operator.xenapi.login_with_password("root", "secret", "1.0", "test")
@@ -81,6 +81,16 @@ class Host:
         api = getattr(self._operator.xenapi, kind)
         getattr(api, verb)(api.get_by_uuid(uuid))
 
+    def create_sr(self, kind: str, **other_config: str) -> str:
+        """Make an SR on the first host, plug it and return its UUID."""
+        api = self._operator.xenapi
+        place = {"device": "/dev/disk/by-id/another"}
+        sr = api.SR.create(
+            *(api.host.get_all()[0], place, "0", kind, "", kind, "", False, {})
+        )
+        api.SR.set_other_config(sr, other_config)
+        return api.SR.get_uuid(sr)
+
     def close(self) -> None:
         """Stop the host."""
         self.server.close()
@@ -95,12 +105,13 @@ class Rig:
     :ivar image_id: an image that boots, where the test asked for one
     """
 
-    def __init__(self, folder: pathlib.Path) -> None:
+    def __init__(self, folder: pathlib.Path, **choices: object) -> None:
         self.folder = folder
-        self.host = Host(folder)
+        self.host = Host(folder, **choices)
         self.sim = self.host.sim
         self.images = ImageService()
         self.records: dict[str, dict] = {}
+        self.options: dict[tuple[str, str], object] = {}
         self.image_id = ""
         self.virtapi = VirtApi()
         self.driver = xenapi.XenAPIDriver(self.virtapi)
@@ -133,10 +144,28 @@ class Rig:
         """The embedded dom0's plugin folder."""
         return self.folder / "host/dom0" / "etc/xapi.d/plugins"
 
-    def set_option(self, name: str, value: object) -> None:
-        """Set an option of ``[xenserver]`` until the rig is closed."""
-        CONF.set_override(name, value, "xenserver")
-        self._undo.callback(CONF.clear_override, name, "xenserver")
+    def set_option(self, name: str, value: object, group: str = "xenserver") -> None:
+        """Set an option until the rig is closed; None unsets it."""
+        section = None if group == "DEFAULT" else group
+        CONF.set_override(name, value, section)
+        self._undo.callback(CONF.clear_override, name, section)
+        self.options[group, name] = value
+
+    def nova_conf(self) -> pathlib.Path:
+        """Write the options that were set into a file, and return it."""
+        sections: dict[str, list[str]] = {
+            "DEFAULT": ["compute_driver = xenapi.XenAPIDriver"]
+        }
+        for (group, name), value in self.options.items():
+            if value is not None:
+                text = ",".join(value) if isinstance(value, list) else value
+                sections.setdefault(group, []).append(f"{name} = {text}")
+        path = self.folder / "nova.conf"
+        path.write_text(
+            "".join(f"[{name}]\n" + "\n".join(lines) + "\n"
+                    for name, lines in sections.items())
+        )  # fmt: skip
+        return path
 
     def start(self) -> None:
         """Let the driver log in to the host."""

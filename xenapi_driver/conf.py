@@ -10,6 +10,7 @@ Values are read in ``driver``, ``ops``, ``neutron``, ``console_relay`` and the
 commands, inside functions; the layers below are handed values.
 """
 
+import pathlib
 from typing import Any
 
 from oslo_config import cfg, types
@@ -22,6 +23,9 @@ _UPLOAD_CLASS_PATHS = {
     "nova.virt.xenapi.image.vdi_through_dev.VdiThroughDevStore": "vdi_local_dev",
 }
 _HANDLERS = ("direct_vhd", "vdi_local_dev", "vdi_remote_stream")
+
+# XAPI on the machine that we run on, which is dom0 then.
+LOCAL_URL = "unix://local"
 
 _FINGERPRINT = r"^(([0-9A-Fa-f]{2}:){31}[0-9A-Fa-f]{2}|[0-9A-Fa-f]{64})$"
 _UUID = r"^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$"
@@ -531,6 +535,27 @@ def register_opts(conf: cfg.ConfigOpts) -> None:
 def list_opts() -> list[tuple[cfg.OptGroup, list[cfg.Opt]]]:
     """Return what ``oslo-config-generator`` prints: (group, options) pairs."""
     return [(xenserver_group, list(ALL_OPTS))]
+
+
+def files(conf: cfg.ConfigOpts) -> list[str]:
+    """Return the files that were read, in their order."""
+    found = list(conf.config_file or ())
+    for folder in conf.config_dir or ():
+        found += sorted(map(str, pathlib.Path(folder).glob("*.conf")))
+    return found
+
+
+def old_spellings(conf: cfg.ConfigOpts) -> list[tuple[str, str, str]]:
+    """Return group, name and today's name of what the files call by an old one."""
+    sections: dict[str, dict[str, list[str]]] = {}
+    for file in files(conf):
+        cfg.ConfigParser(file, sections).parse()
+    return [
+        (old.group or "DEFAULT", old.name or opt.dest, opt.dest)
+        for opt in ALL_OPTS
+        for old in opt.deprecated_opts
+        if (old.name or opt.dest) in sections.get(old.group or "DEFAULT", {})
+    ]
 
 
 def warn_of_ignored(conf: cfg.ConfigOpts) -> list[str]:

@@ -22,7 +22,15 @@ from oslo_log import log as logging
 from xenapi_driver import conf as options
 from xenapi_driver import exceptions
 from xenapi_driver.images import direct_vhd
-from xenapi_driver.ops import destroy, inventory, plugging, power, spawn, startup
+from xenapi_driver.ops import (
+    destroy,
+    fitness,
+    inventory,
+    plugging,
+    power,
+    spawn,
+    startup,
+)
 from xenapi_driver.xapi import errors
 from xenapi_driver.xapi.home import Home
 from xenapi_driver.xapi.session import Session
@@ -159,11 +167,15 @@ class XenAPIDriver(driver.ComputeDriver):
         """Log in and check the host; refuse to start with one clear sentence."""
         options.warn_of_ignored(CONF)
         try:
+            fitness.check_options(CONF)
             self._session = startup.open_session(CONF, host)
             self._home = startup.open_home(CONF, self._session)
         except (exceptions.DriverError, errors.XapiError) as exc:
             self.cleanup_host(host)
-            raise nova_exception.InvalidConfiguration(str(exc)) from exc
+            LOG.debug("nova-compute does not start.", exc_info=True)
+            # nova-compute logs the exception with all that it came from, in which
+            # an operator would not find the one sentence.
+            raise nova_exception.InvalidConfiguration(str(exc)) from None
         rules = direct_vhd.TransferRules(
             attempts=CONF.glance.num_retries + 1, insecure=CONF.glance.insecure
         )

@@ -23,7 +23,16 @@ Nova's in one table::
 
 
 class DriverError(Exception):
-    """Base of what the driver itself refuses or gives up."""
+    """Base of what the driver itself refuses or gives up.
+
+    :ivar seen: what is wrong and where, without a full stop
+    :ivar remedy: what to do about it, likewise; "" where the first says it
+    """
+
+    def __init__(self, seen: str, remedy: str = "") -> None:
+        super().__init__(f"{seen}: {remedy}." if remedy else seen)
+        self.seen = seen
+        self.remedy = remedy
 
 
 class UnfitConfiguration(DriverError):

@@ -32,6 +32,22 @@ def bare_rig(tmp_path):
 
 
 @pytest.fixture
+def pool_rig(tmp_path):
+    """A rig of two hosts, whose driver manages the one that does not lead."""
+    addresses = ("127.0.0.2", "127.0.0.3")
+    rig = fixtures.Rig(tmp_path, hosts=2, addresses=addresses)
+    leader = rig.sim.serve(host=addresses[0])
+    port = int(leader.url.rpartition(":")[2])
+    member = rig.sim.serve(host=addresses[1], port=port, machine=1)
+    rig.set_option("connection_url", member.url)
+    rig.set_option("sr_matching_filter", "other-config:i18n-key=local-storage")
+    rig.set_option("check_host", False)
+    rig.set_option("independent_compute", True)
+    yield rig
+    rig.close()
+
+
+@pytest.fixture
 def rig(bare_rig, tarball):
     """A rig that is up, with one image."""
     bare_rig.start()

@@ -9,30 +9,132 @@ import shutil
 import socket
 from unittest import mock
 
+import nova.conf
 import pytest
 from nova import exception as nova_exception
 
-from tests import builders
+from tests import builders, fixtures
+from tests.functional import doctoring
 from xenapi_driver.ops import startup
 
+CONF = nova.conf.CONF
 
-def refused_start(rig, pattern: str) -> None:
+
+def refused_start(rig, pattern: str, check: str = "") -> None:
+    """The driver refuses in one sentence, and the doctor says the same.
+
+    :param check: the doctor's check; "" where it does not look
+    """
     with pytest.raises(nova_exception.InvalidConfiguration, match=pattern) as refusal:
         rig.start()
-    assert "\n" not in str(refusal.value)
-    assert "secret" not in str(refusal.value)
+    sentence = str(refusal.value)
+    assert "\n" not in sentence
+    assert "secret" not in sentence
+    # Nova's log shows what an exception came from.
+    assert refusal.value.__cause__ is None
+    assert refusal.value.__suppress_context__
+    if check:
+        told = doctoring.consult(rig.nova_conf())
+        assert told.status == 1
+        [row] = told.of(check, "failed")
+        shown = f"{row['Seen'].removesuffix('.')}: {row['Remedy']}"
+        assert shown.lower() == sentence.lower()
 
 
 def test_wrong_password(bare_rig):
     bare_rig.set_option("connection_password", "not-it")
-    refused_start(bare_rig, "root.*connection_password")
+    refused_start(bare_rig, "root.*connection_password", "login")
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "pattern"),
+    [
+        ("connection_url", None, "connection_url is not set: .*https://"),
+        ("connection_password", None, "connection_password is not set"),
+        ("connection_url", "192.0.2.10", "no scheme: set it to https://192.0.2.10"),
+        ("connection_url", "192.0.2.10:443", "no scheme: set it to https://192.0"),
+        ("connection_url", "root:secret@192.0.2.10", "= 192.0.2.10 has no scheme"),
+        ("connection_url", "ssh://192.0.2.10", "understood: .*unix://local"),
+        ("connection_url", "ftp://root:secret@192.0.2.10", "= ftp://192.0.2.10 is not"),
+        ("connection_url", "https://", "is not understood"),
+        ("connection_url", "https://192.0.2.10:port", "is not understood"),
+        ("connection_url", "unix://elsewhere", "is not understood"),
+        ("image_handler", "vdi_remote_stream", "vdi_remote_stream.*direct_vhd"),
+    ],
+)
+def test_an_option_that_cannot_work(bare_rig, option, value, pattern):
+    bare_rig.set_option(option, value)
+    refused_start(bare_rig, pattern, "options")
+
+
+def test_independent_compute_that_checks_its_host(bare_rig):
+    bare_rig.set_option("independent_compute", True)
+    refused_start(bare_rig, "set check_host = false", "options")
+
+
+@pytest.mark.parametrize(
+    ("group", "option", "value"),
+    [
+        ("DEFAULT", "flat_injected", True),
+        ("DEFAULT", "default_ephemeral_format", "ext4"),
+        ("xenserver", "image_handler", "vdi_local_dev"),
+    ],
+)
+def test_what_an_independent_compute_cannot_do(bare_rig, group, option, value):
+    bare_rig.set_option("independent_compute", True)
+    bare_rig.set_option("check_host", False)
+    bare_rig.set_option(option, value, group)
+    with pytest.raises(nova_exception.InvalidConfiguration, match=option):
+        bare_rig.start()
+    told = doctoring.consult(bare_rig.nova_conf())
+    assert told.status == 1
+    assert [row for row in told.of("options", "failed") if option in row["Seen"]]
+
+
+def test_independent_compute(bare_rig):
+    bare_rig.set_option("independent_compute", True)
+    bare_rig.set_option("check_host", False)
+    bare_rig.set_option("compute_vm_uuid", None)
+    bare_rig.set_option("default_ephemeral_format", "ext3", "DEFAULT")
+    bare_rig.start()
+    assert len(bare_rig.driver.get_available_nodes()) == 1
+
+
+def test_a_value_that_an_option_cannot_have(bare_rig, tmp_path):
+    path = bare_rig.nova_conf()
+    with path.open("a") as file:
+        file.write("[xenserver]\nconnection_fingerprints = 12:34\n")
+    [row] = doctoring.consult(path).of("options", "failed")
+    assert "connection_fingerprints" in row["Seen"]
+    CONF(["--config-file", str(path)], project="nova")
+    try:
+        with pytest.raises(
+            nova_exception.InvalidConfiguration, match="connection_fingerprints"
+        ):
+            bare_rig.start()
+    finally:
+        fixtures.prepare_nova()
 
 
 def test_wrong_certificate_names_the_fingerprint_seen(bare_rig):
     with contextlib.closing(bare_rig.sim.serve(tls=True)) as server:
         bare_rig.set_option("connection_url", server.url)
         bare_rig.set_option("connection_fingerprints", [":".join(["AB"] * 32)])
-        refused_start(bare_rig, server.fingerprint.replace(":", ":?"))
+        seen = server.fingerprint.replace(":", ":?")
+        refused_start(bare_rig, seen, "certificate")
+
+
+def test_a_certificate_that_nobody_vouches_for(bare_rig):
+    with contextlib.closing(bare_rig.sim.serve(tls=True)) as server:
+        bare_rig.set_option("connection_url", server.url)
+        refused_start(bare_rig, "connection_fingerprints", "certificate")
+
+
+def test_a_ca_file_that_is_not_there(bare_rig):
+    with contextlib.closing(bare_rig.sim.serve(tls=True)) as server:
+        bare_rig.set_option("connection_url", server.url)
+        bare_rig.set_option("connection_ca_file", "/nowhere/ca.pem")
+        refused_start(bare_rig, "/nowhere/ca.pem", "certificate")
 
 
 def test_the_right_fingerprint_is_enough(bare_rig):
@@ -51,12 +153,16 @@ def test_the_certificate_as_ca_file_is_enough(bare_rig):
         assert len(bare_rig.driver.get_available_nodes()) == 1
 
 
-def test_unreachable_host(bare_rig):
+@pytest.mark.parametrize(
+    ("scheme", "advice"),
+    [("http", "try .*connection_url = https://"), ("https", "check that .*firewall")],
+)
+def test_a_port_where_nobody_listens(bare_rig, scheme, advice):
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{unused.getsockname()[1]}"
+        url = f"{scheme}://127.0.0.1:{unused.getsockname()[1]}"
         bare_rig.set_option("connection_url", url)
-        refused_start(bare_rig, url)
+        refused_start(bare_rig, rf"{url} cannot be reached.*: .*{advice}", "connection")
 
 
 @pytest.mark.parametrize(
@@ -64,34 +170,48 @@ def test_unreachable_host(bare_rig):
 )
 def test_sr_that_does_not_exist(bare_rig, matching):
     bare_rig.set_option("sr_matching_filter", matching)
-    refused_start(bare_rig, "sr_matching_filter")
+    refused_start(bare_rig, "sr_matching_filter", "storage")
 
 
 def test_foreign_compute_vm(bare_rig):
     uuid = "00000000-1111-2222-3333-444444444444"
     bare_rig.set_option("compute_vm_uuid", uuid)
-    refused_start(bare_rig, uuid)
+    refused_start(bare_rig, uuid, "compute VM")
 
 
-def test_compute_vm_that_runs_elsewhere(bare_rig):
-    # A halted VM is resident on our host no more than another member's is.
+def test_compute_vm_that_does_not_run(bare_rig):
     bare_rig.host.call("VM.hard_shutdown", bare_rig.sim.compute_vm_uuid)
-    refused_start(bare_rig, bare_rig.sim.compute_vm_uuid)
+    refused_start(bare_rig, bare_rig.sim.compute_vm_uuid, "compute VM")
+
+
+def test_compute_vm_on_another_host_of_the_pool(pool_rig):
+    pool_rig.set_option("independent_compute", False)
+    pool_rig.set_option("check_host", True)
+    refused_start(pool_rig, "is not on the host at http://127.0.0.3", "compute VM")
+
+
+def test_no_compute_vm_is_known(bare_rig, monkeypatch, tmp_path):
+    monkeypatch.setattr(startup, "HYPERVISOR_UUID", tmp_path / "uuid")
+    bare_rig.set_option("compute_vm_uuid", None)
+    refused_start(bare_rig, "compute_vm_uuid.*check_host", "compute VM")
 
 
 def test_an_unfit_sr_is_refused_before_the_bridge_is_made(bare_rig):
-    bridges = {"bridge": "br-int"}
-    lvm = startup.xapi_home.find_sr
+    uuid = bare_rig.host.create_sr("lvm", purpose="openstack")
+    bare_rig.set_option("sr_matching_filter", "other-config:purpose=openstack")
+    refused_start(bare_rig, f"{uuid}.*type lvm.*: choose .*type ext", "storage")
+    assert bare_rig.host.records("network", bridge="br-int") == []
 
-    def as_lvm(session, matching):
-        return dataclasses.replace(lvm(session, matching), type="lvm")
 
-    with (
-        mock.patch.object(startup.xapi_home, "find_sr", as_lvm),
-        mock.patch.object(startup.xapi_home, "sr_path", lambda *args: None),
-    ):
-        refused_start(bare_rig, "type lvm.*sr_matching_filter")
-    assert bare_rig.host.records("network", **bridges) == []
+def test_a_host_without_hardware_virtualization(bare_rig):
+    known = startup.host.get
+
+    def without(session, ref):
+        capabilities = ("xen-3.0-x86_64",)
+        return dataclasses.replace(known(session, ref), capabilities=capabilities)
+
+    with mock.patch.object(startup.host, "get", without):
+        refused_start(bare_rig, "HVM.*firmware", "guests")
 
 
 def test_a_bridge_that_another_service_makes_meanwhile_is_taken(bare_rig):
@@ -109,7 +229,7 @@ def test_a_bridge_that_cannot_be_made(bare_rig):
 def test_missing_plugin(bare_rig):
     for name in ("dom0_plugin_version", "dom0_plugin_version.py"):
         (bare_rig.plugin_dir / name).unlink(missing_ok=True)
-    refused_start(bare_rig, "plugin")
+    refused_start(bare_rig, "plugin", "plugins")
 
 
 def test_plugin_too_old(bare_rig):
@@ -124,7 +244,7 @@ def test_plugin_too_old(bare_rig):
     for twin in bare_rig.plugin_dir.glob("dom0_plugin_version.py"):
         shutil.copy(bare_rig.plugin_dir / "dom0_plugin_version", twin)
     assert changed
-    refused_start(bare_rig, r"2\.1.*3\.0|3\.0.*2\.1")
+    refused_start(bare_rig, r"2\.1.*3\.0|3\.0.*2\.1", "plugins")
 
 
 def refused_build(rig, kind: type, pattern: str, image_id: str, **changes) -> None:

@@ -63,6 +63,8 @@ class Ended:
         """What the log tells of the end, without the trace that Nova appends."""
         lines = [line for line in self.log.splitlines() if " CRITICAL " in line]
         assert len(lines) == 1, self.log[-3000:]
+        assert "During handling of" not in self.log
+        assert "direct cause" not in self.log
         return lines[0].partition("InvalidConfiguration: ")[2]
 
 
@@ -131,7 +133,9 @@ def test_unreachable_host(refused):
         url = f"https://{LOOPBACK}:{nobody.getsockname()[1]}"
         assert_told(
             refused(connection_url=url),
-            f"The XAPI host at {url} cannot be reached: Connection refused.",
+            f"The XAPI host at {url} cannot be reached (Connection refused): check "
+            "that [xenserver] connection_url names the host, that it is up and that "
+            "no firewall is between.",
         )
 
 

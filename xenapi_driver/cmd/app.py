@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib import metadata
 
@@ -26,5 +27,7 @@ class XenapiDriver(App):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; without one, print the list of them."""
+    # Nova's dependencies import it, and an operator can do nothing about that.
+    warnings.filterwarnings("ignore", message=r"\s*Eventlet is deprecated")
     given = list(sys.argv[1:] if argv is None else argv)
     return XenapiDriver().run(given or ["help"])

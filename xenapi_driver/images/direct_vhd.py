@@ -51,9 +51,8 @@ def check_sr(record: sr.SrRecord, path: str | None) -> None:
     if path is None:
         raise exceptions.UnfitHost(
             f"SR {record.uuid} ({record.name_label}) is of type {record.type}, "
-            "and image_handler = direct_vhd needs a file-based one (ext, nfs): "
-            "choose another SR with sr_matching_filter, or set "
-            "image_handler = vdi_remote_stream."
+            "and image_handler = direct_vhd needs a file-based one (ext, nfs)",
+            "choose an SR of type ext or nfs with sr_matching_filter",
         )
 
 

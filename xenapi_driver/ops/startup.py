@@ -1,26 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the options to a host that is fit to work with, or one clear sentence."""
+"""From the options to a host that is fit to work with, or one clear sentence.
+
+What can be told from the options alone is in ``ops/fitness.py``, which comes first.
+"""
 
 from __future__ import annotations
 
 import functools
 import pathlib
 from collections.abc import Callable
-from urllib.parse import urlsplit
 
 from oslo_config import cfg
-from oslo_log import log as logging
 
+from xenapi_driver import conf as options
 from xenapi_driver import exceptions
 from xenapi_driver.images import direct_vhd
 from xenapi_driver.xapi import home as xapi_home
-from xenapi_driver.xapi import host, plugins, transport, vm
+from xenapi_driver.xapi import host, plugins, sr, transport, vm
 from xenapi_driver.xapi.session import Session
-
-LOG = logging.getLogger(__name__)
-
-# XAPI on the machine that we run on, which is dom0 then.
-LOCAL_URL = "unix://local"
 
 # Linux guests of Xen find their own VM's UUID here.
 HYPERVISOR_UUID = pathlib.Path("/sys/hypervisor/uuid")
@@ -30,15 +27,9 @@ def open_session(conf: cfg.ConfigOpts, service_host: str) -> Session:
     """Log in as ``[xenserver]`` says.
 
     :param service_host: the compute service's host name, for the originator
-    :raises exceptions.UnfitConfiguration: an option is missing or unusable
     :raises errors.XapiError: the host refused or was not reached
     """
     opts = conf.xenserver
-    if not opts.connection_url or opts.connection_password is None:
-        raise exceptions.UnfitConfiguration(
-            "[xenserver] connection_url and connection_password must be set for "
-            "compute_driver = xenapi.XenAPIDriver."
-        )
     session = Session(
         _transport_factory(opts),
         opts.connection_username,
@@ -46,7 +37,11 @@ def open_session(conf: cfg.ConfigOpts, service_host: str) -> Session:
         originator=f"nova-compute@{service_host}",
         max_connections=opts.connection_concurrent,
     )
-    session.login()
+    try:
+        session.login()
+    except BaseException:
+        session.logout()  # it may be half way
+        raise
     return session
 
 
@@ -55,20 +50,8 @@ def _transport_factory(
 ) -> Callable[[], transport.Transport]:
     """Return what opens one more connection to ``connection_url``."""
     url = opts.connection_url
-    scheme = urlsplit(url).scheme
-    if url == LOCAL_URL:
+    if url == options.LOCAL_URL:
         return functools.partial(transport.UnixTransport, transport.LOCAL_SOCKET)
-    if scheme not in ("http", "https"):
-        raise exceptions.UnfitConfiguration(
-            f"[xenserver] connection_url = {url} is not understood: give "
-            "https://ADDRESS, http://ADDRESS or unix://local."
-        )
-    if opts.connection_insecure:
-        LOG.warning(
-            "[xenserver] connection_insecure is set: the certificate of %s is not "
-            "verified. Set connection_fingerprints instead.",
-            url,
-        )
     verify = transport.Verify(
         ca_file=opts.connection_ca_file,
         fingerprints=tuple(opts.connection_fingerprints or ()),
@@ -86,21 +69,16 @@ def open_home(conf: cfg.ConfigOpts, session: Session) -> xapi_home.Home:
     :raises exceptions.DriverError: what is unfit, and what to do
     """
     opts = conf.xenserver
-    if opts.image_handler != "direct_vhd":
-        raise exceptions.UnfitConfiguration(
-            f"[xenserver] image_handler = {opts.image_handler} is not there yet: "
-            "this release has direct_vhd."
-        )
-    _check_compute_vm(opts, session)
+    check_compute_vm(conf, session)
     plugins.check_version(session)
-    storage = xapi_home.find_sr(session, opts.sr_matching_filter)
-    path = xapi_home.sr_path(session, storage, opts.sr_base_path)
-    direct_vhd.check_sr(storage, path)
+    storage, path = find_storage(conf, session)
+    record = host.get(session, session.host_ref)
+    check_guests(record)
     bridge = opts.ovs_integration_bridge
     # Last, as it may make the network: a host that is unfit stays as it is.
     return xapi_home.Home(
         session=session,
-        host=host.get(session, session.host_ref),
+        host=record,
         sr=storage,
         sr_path=path,
         integration_network=(
@@ -109,26 +87,61 @@ def open_home(conf: cfg.ConfigOpts, session: Session) -> xapi_home.Home:
     )
 
 
-def _check_compute_vm(opts: cfg.ConfigOpts.GroupAttr, session: Session) -> None:
-    """Refuse to manage a host on which this service's VM does not run."""
-    if not opts.check_host or opts.independent_compute:
-        return
-    if opts.connection_url == LOCAL_URL and not opts.compute_vm_uuid:
-        return  # in dom0, so on its own host
+def find_storage(
+    conf: cfg.ConfigOpts, session: Session
+) -> tuple[sr.SrRecord, str | None]:
+    """Return the SR of the servers' disks and its directory in dom0.
+
+    :raises home.SrNotFound: none is what ``sr_matching_filter`` says
+    :raises exceptions.UnfitHost: the image handler cannot work with it
+    """
+    opts = conf.xenserver
+    storage = xapi_home.find_sr(session, opts.sr_matching_filter)
+    path = xapi_home.sr_path(session, storage, opts.sr_base_path)
+    direct_vhd.check_sr(storage, path)
+    return storage, path
+
+
+def check_guests(record: host.HostRecord) -> None:
+    """Refuse a host that runs no HVM guests, as the driver makes no other.
+
+    :raises exceptions.UnfitHost: it does not
+    """
+    if not any(word.startswith("hvm-") for word in record.capabilities):
+        raise exceptions.UnfitHost(
+            f"Host {record.hostname} cannot run HVM guests",
+            "switch on Intel VT-x or AMD-V in its firmware and start it again",
+        )
+
+
+def check_compute_vm(conf: cfg.ConfigOpts, session: Session) -> str | None:
+    """Refuse to manage a host on which this service's VM does not run.
+
+    :returns: UUID of that VM, None where there is none to look for
+    :raises exceptions.UnfitConfiguration: it runs elsewhere, or is not known
+    """
+    opts = conf.xenserver
+    if not opts.check_host:
+        return None
+    if opts.connection_url == options.LOCAL_URL and not opts.compute_vm_uuid:
+        return None  # in dom0, so on its own host
     uuid = opts.compute_vm_uuid or _machine_uuid()
     if uuid is None:
         raise exceptions.UnfitConfiguration(
-            "nova-compute does not seem to run in a Xen VM: set [xenserver] "
-            "compute_vm_uuid to the UUID of its VM, or check_host = False."
+            "nova-compute does not seem to run in a Xen VM",
+            "set [xenserver] compute_vm_uuid to the UUID of its VM, or check_host = "
+            "false and independent_compute = true",
         )
     found = vm.find_by_uuid(session, uuid)
     # The other members of a pool know our VM, too.
     if found is None or found.resident_on != session.host_ref:
         raise exceptions.UnfitConfiguration(
             f"The VM {uuid} that nova-compute runs in is not on the host at "
-            f"{opts.connection_url}: point connection_url at the host that this VM "
-            "runs on, or set check_host = False."
+            f"{opts.connection_url}",
+            "point connection_url at the host that this VM runs on, or set check_host "
+            "= false and independent_compute = true",
         )
+    return uuid
 
 
 def _machine_uuid() -> str | None:

@@ -38,10 +38,33 @@ _SHORTEST_SECRET = 6
 
 
 class XapiError(Exception):
-    """Anything that this layer raises; ``str()`` is a sentence for a log."""
+    """Anything that this layer raises; ``str()`` is a sentence for a log.
+
+    :ivar seen: what happened, without a full stop
+    :ivar remedy: what an operator can do, likewise; "" where that is not known
+    """
+
+    @property
+    def seen(self) -> str:
+        return str(self).removesuffix(".")
+
+    @property
+    def remedy(self) -> str:
+        return ""
 
 
-class HostUnreachable(XapiError):
+class Advised(XapiError):
+    """An error whose remedy is known: its sentence is both halves."""
+
+    @property
+    def seen(self) -> str:
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        return f"{self.seen}: {self.remedy}."
+
+
+class HostUnreachable(Advised):
     """No connection could be opened, so the host was not asked anything.
 
     :ivar url: where we tried, without credentials
@@ -52,8 +75,22 @@ class HostUnreachable(XapiError):
         self.url = url
         self.reason = reason
 
-    def __str__(self) -> str:
-        return f"The XAPI host at {self.url} cannot be reached: {self.reason}."
+    @property
+    def seen(self) -> str:
+        return f"The XAPI host at {self.url} cannot be reached ({self.reason})"
+
+    @property
+    def remedy(self) -> str:
+        if self.url.startswith("http://"):
+            secure = self.url.replace("http", "https", 1)
+            return (
+                "a host of today may answer on port 443 only, so try [xenserver] "
+                f"connection_url = {secure}"
+            )
+        return (
+            "check that [xenserver] connection_url names the host, that it is up and "
+            "that no firewall is between"
+        )
 
 
 class ConnectionLost(XapiError):
@@ -73,7 +110,7 @@ class ConnectionLost(XapiError):
         return f"The connection to the XAPI host at {self.url} was lost: {self.reason}."
 
 
-class CertificateRefused(XapiError):
+class CertificateRefused(Advised):
     """The host's TLS certificate is not trusted.
 
     :ivar fingerprint: SHA-256 of the certificate that the host showed, as hex
@@ -86,19 +123,30 @@ class CertificateRefused(XapiError):
         self.reason = reason
         self.fingerprint = fingerprint
 
-    def __str__(self) -> str:
+    @property
+    def seen(self) -> str:
         if self.fingerprint is None:
-            return f"No TLS session with the XAPI host at {self.url}: {self.reason}."
+            return f"No TLS session with the XAPI host at {self.url} ({self.reason})"
         return (
             f"The certificate of the XAPI host at {self.url} is not trusted "
-            f"({self.reason}); its SHA-256 fingerprint is {self.fingerprint}: compare "
-            "that with the host's own and set it as [xenserver] "
+            f"({self.reason}); its SHA-256 fingerprint is {self.fingerprint}"
+        )
+
+    @property
+    def remedy(self) -> str:
+        if self.fingerprint is None:
+            return (
+                "check [xenserver] connection_ca_file and the port in [xenserver] "
+                "connection_url"
+            )
+        return (
+            "compare that with the host's own and set it as [xenserver] "
             "connection_fingerprints, or name the issuer's CA file in [xenserver] "
-            "connection_ca_file."
+            "connection_ca_file"
         )
 
 
-class BadAnswer(XapiError):
+class BadAnswer(Advised):
     """What answered does not speak XML-RPC the way XAPI does."""
 
     def __init__(self, url: str, reason: str) -> None:
@@ -106,8 +154,13 @@ class BadAnswer(XapiError):
         self.url = url
         self.reason = reason
 
-    def __str__(self) -> str:
-        return f"{self.url} did not answer as a XAPI host does: {self.reason}."
+    @property
+    def seen(self) -> str:
+        return f"{self.url} did not answer as a XAPI host does ({self.reason})"
+
+    @property
+    def remedy(self) -> str:
+        return "check that [xenserver] connection_url names a XAPI host"
 
 
 class NotLoggedIn(XapiError):
@@ -141,7 +194,7 @@ class TaskLost(XapiError):
         return f"The host no longer knows the task of {self.call}: outcome unknown."
 
 
-class PluginMissing(XapiError):
+class PluginMissing(Advised):
     """The host has none of our dom0 plugins."""
 
     def __init__(self, plugin: str, required: str) -> None:
@@ -149,15 +202,19 @@ class PluginMissing(XapiError):
         self.plugin = plugin
         self.required = required
 
-    def __str__(self) -> str:
+    @property
+    def seen(self) -> str:
+        return f"The dom0 plugin {self.plugin!r} is not installed on the host"
+
+    @property
+    def remedy(self) -> str:
         return (
-            f"The dom0 plugin {self.plugin!r} is not installed on the host: copy the "
-            f"plugins of this release (version {self.required}) into its "
-            "/etc/xapi.d/plugins and make them executable."
+            f"copy the plugins of this release (version {self.required}) into its "
+            "/etc/xapi.d/plugins and make them executable"
         )
 
 
-class PluginTooOld(XapiError):
+class PluginTooOld(Advised):
     """The host's dom0 plugins are of a version that we cannot work with."""
 
     def __init__(self, found: str, required: str) -> None:
@@ -165,12 +222,16 @@ class PluginTooOld(XapiError):
         self.found = found
         self.required = required
 
-    def __str__(self) -> str:
+    @property
+    def seen(self) -> str:
         return (
             f"The host's dom0 plugins have version {self.found}, but version "
-            f"{self.required} or a later one of the same series is needed: replace "
-            "them in its /etc/xapi.d/plugins by those of this release."
+            f"{self.required} or a later one of the same series is needed"
         )
+
+    @property
+    def remedy(self) -> str:
+        return "replace them in its /etc/xapi.d/plugins by those of this release"
 
 
 class PluginError(XapiError):
@@ -219,17 +280,19 @@ class SessionInvalid(XapiFailure):
         return f"{self.call} was refused: the XAPI session is no longer valid."
 
 
-class AuthenticationFailed(XapiFailure):
+class AuthenticationFailed(Advised, XapiFailure):
     """Wrong user or password. params: user, text."""
 
     codes = ("SESSION_AUTHENTICATION_FAILED", "SESSION_AUTHORIZATION_FAILED")
 
-    def __str__(self) -> str:
+    @property
+    def seen(self) -> str:
         user = self.params[0] if self.params else "?"
-        return (
-            f"The XAPI host does not accept user {user!r} with the password given: "
-            "check [xenserver] connection_username and connection_password."
-        )
+        return f"The XAPI host does not accept user {user!r} with the password given"
+
+    @property
+    def remedy(self) -> str:
+        return "check [xenserver] connection_username and connection_password"
 
 
 class HostIsSlave(XapiFailure):

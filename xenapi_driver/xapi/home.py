@@ -11,14 +11,23 @@ from xenapi_driver.xapi.session import Session
 # SR types whose disks are plain VHD files below the SR's mount point.
 FILE_BASED = ("ext", "nfs", "file", "smb", "xfs", "cephfs", "glusterfs")
 
-FILTER_ADVICE = (
-    "set sr_matching_filter to default-sr:true or to "
-    "other-config:<key>=<value> of an SR that is plugged on this host"
-)
-
-
-class SrNotFound(errors.XapiError):
+class SrNotFound(errors.Advised):
     """No SR on our host matches ``sr_matching_filter``."""
+
+    def __init__(self, seen: str) -> None:
+        super().__init__(seen)
+        self._seen = seen
+
+    @property
+    def seen(self) -> str:
+        return self._seen
+
+    @property
+    def remedy(self) -> str:
+        return (
+            "set sr_matching_filter to default-sr:true or to "
+            "other-config:<key>=<value> of an SR that is plugged on this host"
+        )
 
 
 @dataclass(frozen=True)
@@ -51,15 +60,11 @@ def find_sr(session: Session, matching: str) -> sr.SrRecord:
     elif criterion == "other-config" and key and value:
         found = [s for s in sr.all(session) if s.other_config.get(key) == value]
     else:
-        raise SrNotFound(
-            f"sr_matching_filter = {matching} cannot be understood: {FILTER_ADVICE}."
-        )
+        raise SrNotFound(f"sr_matching_filter = {matching} cannot be understood")
     for record in found:
         if pbd.of_host_sr(session, session.host_ref, record.ref) is not None:
             return record
-    raise SrNotFound(
-        f"No SR on this host matches sr_matching_filter = {matching}: {FILTER_ADVICE}."
-    )
+    raise SrNotFound(f"No SR on this host matches sr_matching_filter = {matching}")
 
 
 def sr_path(session: Session, record: sr.SrRecord, base_path: str) -> str | None:
