@@ -8,6 +8,8 @@ from typing import Any, Protocol
 
 from xenapi_driver.xapi import errors
 from xenapi_driver.xapi.events import EventLoop
+from xenapi_driver.xapi.requests import RequestCounter
+from xenapi_driver.xapi.transport import Transport
 
 NULL_REF = "OpaqueRef:NULL"
 
@@ -21,6 +23,7 @@ class Client(Protocol):
     host_ref: str
     pool_ref: str
     events: EventLoop
+    requests: RequestCounter
 
     def call(self, method: str, *args: Any) -> Any:
         """Run a short call; see :meth:`Session.call`."""
@@ -33,6 +36,12 @@ class Client(Protocol):
         timeout: float | None = None,
     ) -> Any:
         """Run a long call; see :meth:`Session.task`."""
+
+    def door(self, host_ref: str | None = None) -> Transport:
+        """Return an unopened way to a host; see :meth:`Session.door`."""
+
+    def reference(self) -> str:
+        """Return the session's reference, a secret; see :meth:`Session.reference`."""
 
     def failure(self, description: Sequence[object], method: str) -> errors.XapiFailure:
         """Make the exception for an ErrorDescription."""

@@ -226,6 +226,28 @@ class Session:
         """
         return tasks.run(self, method, args, progress=progress, timeout=timeout)
 
+    def door(self, host_ref: str | None = None) -> Transport:
+        """Return an unopened way to a host of the pool, for a stream.
+
+        :param host_ref: None for the one that calls go to
+        :raises HandleInvalid: there is no such host
+        """
+        if host_ref is None:
+            return self._new_transport()
+        if host_ref == self.host_ref:
+            return self._door()
+        return self._door().elsewhere(str(self.call("host.get_address", host_ref)))
+
+    def reference(self) -> str:
+        """Return the session's reference: a secret, for a header of a stream.
+
+        :raises NotLoggedIn: before login and after logout
+        """
+        ref = self._ref
+        if ref is None:
+            raise errors.NotLoggedIn()
+        return ref
+
     def methods(self) -> frozenset[str]:
         """Return the names of all calls that the host has."""
         return frozenset(self.call("system.listMethods"))

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -44,10 +45,32 @@ def run(
     """
     call = method.removeprefix("Async.")
     ref = str(session.call(method, *args))
+    return follow(session, ref, call, progress=progress, timeout=timeout)
+
+
+def follow(
+    session: Client,
+    ref: str,
+    call: str,
+    *,
+    progress: Callable[[float], None] | None = None,
+    timeout: float | None = None,
+    quiet: float | None = None,
+) -> Any:
+    """Wait until a task that was begun elsewhere has ended and return its value.
+
+    All else is as in :func:`run`: its cancellation, its removal, its errors.
+
+    :param call: what to name it in errors
+    :param quiet: seconds without news after which the task is asked itself
+    """
     try:
         with session.events.watch(ref) as watch:
             try:
-                record = _ended(session, ref, call, watch, progress, timeout)
+                deadline = None if timeout is None else time.monotonic() + timeout
+                seconds = _QUIET_SECONDS if quiet is None else quiet
+                waiting = _Waiting(ref, call, watch, seconds, deadline)
+                record = _ended(session, waiting, progress)
             except errors.TaskLost:
                 raise
             except BaseException:
@@ -58,29 +81,35 @@ def run(
     return _outcome(session, record, call)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Waiting:
+    """For what we wait, and how long."""
+
+    ref: str
+    call: str
+    watch: events.Watch
+    quiet: float
+    deadline: float | None
+
+
 def _ended(
-    session: Client,
-    ref: str,
-    call: str,
-    watch: events.Watch,
-    progress: Callable[[float], None] | None,
-    timeout: float | None,
+    session: Client, waiting: _Waiting, progress: Callable[[float], None] | None
 ) -> Mapping[str, Any]:
-    deadline = None if timeout is None else time.monotonic() + timeout
+    deadline = waiting.deadline
     reported = -1.0
     while True:
-        patience = _QUIET_SECONDS
+        patience = waiting.quiet
         if deadline is not None:
             patience = min(patience, deadline - time.monotonic())
             if patience <= 0:
-                raise errors.TaskTimeout("TASK_CANCELLED", (), call)
-        change = watch.next(patience)
+                raise errors.TaskTimeout("TASK_CANCELLED", (), waiting.call)
+        change = waiting.watch.next(patience)
         if isinstance(change, events.Gone):
-            raise errors.TaskLost(call)
+            raise errors.TaskLost(waiting.call)
         if change is None:
             if deadline is not None and time.monotonic() >= deadline:
                 continue
-            change = _asked(session, ref, call)
+            change = _asked(session, waiting.ref, waiting.call)
         if change["status"] not in ("pending", "cancelling"):
             return change
         if progress is not None and float(change["progress"]) > reported:

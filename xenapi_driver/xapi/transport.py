@@ -52,6 +52,13 @@ class Transport(Protocol):
         :raises BadAnswer: HTTP status other than 200
         """
 
+    def dial(self) -> socket.socket:
+        """Return a fresh connection of its own, verified, for a stream.
+
+        :raises HostUnreachable: no connection
+        :raises CertificateRefused: the TLS peer is not the one we trust
+        """
+
     def close(self) -> None:
         """Close the connection; for the thread that uses it."""
 
@@ -181,6 +188,11 @@ class HttpTransport:
             )
         return answer
 
+    def dial(self) -> socket.socket:
+        sock = self._secured(self._dialled())
+        sock.settimeout(self._timeouts.read)
+        return sock
+
     def close(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
@@ -202,8 +214,7 @@ class HttpTransport:
             if connection.sock is not None and _still_open(connection.sock):
                 return connection
             self.close()
-        sock = self._secured(self._dialled())
-        sock.settimeout(self._timeouts.read)
+        sock = self.dial()
         connection = http.client.HTTPConnection(self._host, self._port)
         connection.sock = sock
         self._connection = connection
@@ -311,6 +322,10 @@ class InProcessTransport:
 
     def request(self, body: bytes) -> bytes:
         return self._handler(body)
+
+    def dial(self) -> socket.socket:
+        reason = "a stream needs a host on the network, and this one is in our process"
+        raise errors.HostUnreachable(self.url, reason)
 
     def close(self) -> None:
         """Do nothing: there is no connection."""
