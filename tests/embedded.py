@@ -9,7 +9,9 @@ from collections.abc import Callable
 from xenapi_driver.sim import Simulator
 from xenapi_driver.sim.doors.server import Server
 from xenapi_driver.xapi import transport
+from xenapi_driver.xapi.records import KINDS
 from xenapi_driver.xapi.session import Session
+from xenapi_driver.xapi.tables import Snapshot
 
 Door = Callable[[], transport.Transport]
 
@@ -29,6 +31,15 @@ def through(server: Server, timeouts: transport.Timeouts | None = None) -> Door:
 def session(door: Door, password: str = "secret", **choices: object) -> Session:
     """Return a session of root that is not logged in yet."""
     return Session(door, "root", password, "test", **choices)
+
+
+def snapshot(session: Session) -> Snapshot:
+    """Return all records as the host has them now."""
+    found = {}
+    for kind in KINDS:
+        records = session.call(f"{kind.XAPI_CLASS}.get_all_records")
+        found[kind] = {ref: kind.from_xapi(ref, rec) for ref, rec in records.items()}
+    return Snapshot(KINDS).changed(found)
 
 
 class Wire:

@@ -22,8 +22,10 @@ class VmRecord:
     :ivar power_state: Halted, Running, Paused or Suspended
     :ivar domid: -1 when there is no domain
     :ivar resident_on: host reference, None when it does not run
+    :ivar scheduled_on: host reference while it is being started or moved there
     :ivar affinity: host reference or None; stays when the VM is halted
     :ivar memory_static_max: bytes, as memory_dynamic_min and memory_overhead
+    :ivar domain_type: hvm, pvh, pv, pv_in_pvh or unspecified
     :ivar current_operations: names by the reference of the task
     """
 
@@ -36,6 +38,7 @@ class VmRecord:
     power_state: str
     domid: int
     resident_on: str | None
+    scheduled_on: str | None
     affinity: str | None
     vbds: tuple[str, ...]
     vifs: tuple[str, ...]
@@ -44,6 +47,7 @@ class VmRecord:
     memory_dynamic_min: int
     memory_overhead: int
     vcpus_max: int
+    domain_type: str
     is_a_template: bool
     is_a_snapshot: bool
     is_control_domain: bool
@@ -61,6 +65,7 @@ class VmRecord:
             power_state=rec["power_state"],
             domid=int(rec["domid"]),
             resident_on=or_none(rec["resident_on"]),
+            scheduled_on=or_none(rec["scheduled_to_be_resident_on"]),
             affinity=or_none(rec["affinity"]),
             vbds=tuple(rec["VBDs"]),
             vifs=tuple(rec["VIFs"]),
@@ -69,6 +74,7 @@ class VmRecord:
             memory_dynamic_min=int(rec["memory_dynamic_min"]),
             memory_overhead=int(rec["memory_overhead"]),
             vcpus_max=int(rec["VCPUs_max"]),
+            domain_type=rec["domain_type"],
             is_a_template=rec["is_a_template"],
             is_a_snapshot=rec["is_a_snapshot"],
             is_control_domain=rec["is_control_domain"],
@@ -85,6 +91,16 @@ class VmRecord:
         are halted, and when an operator moves them by other means than Nova.
         """
         return self.affinity or self.resident_on
+
+    @property
+    def memory_needed(self) -> int:
+        """Bytes that it takes from its host, by XAPI's own rule for free memory.
+
+        A PV guest in its shim cannot give any of its memory back.
+        """
+        fixed = self.domain_type == "pv_in_pvh"
+        own = self.memory_static_max if fixed else self.memory_dynamic_min
+        return own + self.memory_overhead
 
     @property
     def nova_uuid(self) -> str | None:
