@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import json
 import xmlrpc.client
 from collections.abc import Callable
 
 from xenapi_driver.sim import Simulator
 from xenapi_driver.sim.doors.server import Server
-from xenapi_driver.xapi import transport
+from xenapi_driver.xapi import certificates, transport
 from xenapi_driver.xapi.records import KINDS
 from xenapi_driver.xapi.session import Session
 from xenapi_driver.xapi.tables import Snapshot
@@ -18,13 +19,13 @@ Door = Callable[[], transport.Transport]
 
 def inside(sim: Simulator) -> Door:
     """Return the way to the first host without a connection."""
-    return lambda: transport.InProcessTransport(sim.handle)
+    return lambda: transport.InProcessTransport(sim.handle, sim.handle_json)
 
 
 def through(server: Server, timeouts: transport.Timeouts | None = None) -> Door:
     """Return the way through a door; its certificate is trusted, if it has one."""
     pins = (server.fingerprint,) if server.fingerprint else ()
-    verify = transport.Verify(fingerprints=pins)
+    verify = certificates.Verify(fingerprints=pins)
     return lambda: transport.HttpTransport(server.url, verify, timeouts)
 
 
@@ -56,10 +57,16 @@ class Wire:
         carrier = self._door()
         send = carrier.request
 
-        def request(body: bytes) -> bytes:
-            arguments, method = xmlrpc.client.loads(body.decode())
+        def request(
+            path: str, content_type: str, body: bytes, patience: float | None = None
+        ) -> transport.Answer:
+            if "json" in content_type:
+                call = json.loads(body)
+                method, arguments = call["method"], tuple(call["params"])
+            else:
+                arguments, method = xmlrpc.client.loads(body.decode())
             self.calls.append((method, arguments))
-            return send(body)
+            return send(path, content_type, body, patience)
 
         carrier.request = request
         return carrier

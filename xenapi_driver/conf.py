@@ -72,7 +72,9 @@ connection_opts = [
         "connection_url",
         help="""
 URL of the host's XenAPI: ``https://HOST`` or ``http://HOST``, or ``unix://local``
-for the local Unix socket when nova-compute runs in dom0. Required.
+for the local Unix socket when nova-compute runs in dom0. HOST is a
+name, an IPv4 address or an IPv6 address in brackets, and may be followed by a
+port. Required.
 
 When the host is a member of a pool, its coordinator is found from here and
 followed; the host that this service manages stays the one that is named here.
@@ -146,7 +148,7 @@ longer runs as a XenAPI task and is not limited by this. New.
         min=0,
         help="""
 How long, in seconds, one login may take. A host whose dom0 disk is full accepts
-connections but no login.
+connections but no login. 0: as long as any other call.
 """,
     ),
     _renamed(
@@ -155,8 +157,9 @@ connections but no login.
         default=5,
         min=1,
         help="""
-How many connections to the XenAPI are kept, and so how many calls can be under
-way at once. They share one login.
+How many connections to the XenAPI stay open. They share one login. While slow
+calls use them all, others get a connection for themselves, up to eight times as
+many in all.
 """,
     ),
     _renamed(

@@ -15,9 +15,9 @@ from oslo_config import cfg
 from xenapi_driver import conf as options
 from xenapi_driver import exceptions
 from xenapi_driver.images import direct_vhd
+from xenapi_driver.xapi import certificates, host, plugins, sr, transport, vm
 from xenapi_driver.xapi import home as xapi_home
-from xenapi_driver.xapi import host, plugins, sr, transport, vm
-from xenapi_driver.xapi.session import Session
+from xenapi_driver.xapi.session import Session, Tuning
 
 # Linux guests of Xen find their own VM's UUID here.
 HYPERVISOR_UUID = pathlib.Path("/sys/hypervisor/uuid")
@@ -35,7 +35,10 @@ def open_session(conf: cfg.ConfigOpts, service_host: str) -> Session:
         opts.connection_username,
         opts.connection_password,
         originator=f"nova-compute@{service_host}",
-        max_connections=opts.connection_concurrent,
+        tuning=Tuning(
+            connections=opts.connection_concurrent,
+            login_seconds=opts.login_timeout or None,
+        ),
     )
     try:
         session.login()
@@ -50,9 +53,7 @@ def _transport_factory(
 ) -> Callable[[], transport.Transport]:
     """Return what opens one more connection to ``connection_url``."""
     url = opts.connection_url
-    if url == options.LOCAL_URL:
-        return functools.partial(transport.UnixTransport, transport.LOCAL_SOCKET)
-    verify = transport.Verify(
+    verify = certificates.Verify(
         ca_file=opts.connection_ca_file,
         fingerprints=tuple(opts.connection_fingerprints or ()),
         insecure=opts.connection_insecure,
@@ -60,7 +61,7 @@ def _transport_factory(
     timeouts = transport.Timeouts(
         connect=opts.connection_connect_timeout, read=opts.connection_read_timeout
     )
-    return functools.partial(transport.HttpTransport, url, verify, timeouts)
+    return functools.partial(transport.connect, url, verify=verify, timeouts=timeouts)
 
 
 def open_home(conf: cfg.ConfigOpts, session: Session) -> xapi_home.Home:

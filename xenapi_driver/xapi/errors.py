@@ -7,7 +7,9 @@
     +-- HostUnreachable        no connection: nothing was asked
     +-- ConnectionLost         cut while a call was under way
     +-- CertificateRefused     the host's certificate is not the one we trust
-    +-- BadAnswer              what came back is not XML-RPC
+    +-- BadAnswer              what came back is not XAPI's protocol
+    |   +-- NoSuchDialect      and the host does not know the dialect at all
+    +-- ConnectionsBusy        all connections are in use, for too long
     +-- NotLoggedIn            the session was closed, or never opened
     +-- NotUnique              one object was expected, several were found
     +-- TaskLost               a task vanished: its outcome is unknown
@@ -25,6 +27,7 @@ before it raises.
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
@@ -115,13 +118,19 @@ class CertificateRefused(Advised):
 
     :ivar fingerprint: SHA-256 of the certificate that the host showed, as hex
         with colons; None when it showed none
+    :param instead: what helps if the fingerprint shall not decide; "" for the usual
     """
 
-    def __init__(self, url: str, reason: str, fingerprint: str | None) -> None:
-        super().__init__(url, reason, fingerprint)
+    def __init__(
+        self, url: str, reason: str, fingerprint: str | None, instead: str = ""
+    ) -> None:
+        super().__init__(url, reason, fingerprint, instead)
         self.url = url
         self.reason = reason
         self.fingerprint = fingerprint
+        self._instead = instead or (
+            "name the issuer's CA file in [xenserver] connection_ca_file"
+        )
 
     @property
     def seen(self) -> str:
@@ -141,18 +150,21 @@ class CertificateRefused(Advised):
             )
         return (
             "compare that with the host's own and set it as [xenserver] "
-            "connection_fingerprints, or name the issuer's CA file in [xenserver] "
-            "connection_ca_file"
+            f"connection_fingerprints (commas separate several), or {self._instead}"
         )
 
 
 class BadAnswer(Advised):
-    """What answered does not speak XML-RPC the way XAPI does."""
+    """What answered does not speak XML-RPC or JSON-RPC the way XAPI does.
 
-    def __init__(self, url: str, reason: str) -> None:
-        super().__init__(url, reason)
+    :ivar status: the HTTP status that says so; None when it was 200
+    """
+
+    def __init__(self, url: str, reason: str, status: int | None = None) -> None:
+        super().__init__(url, reason, status)
         self.url = url
         self.reason = reason
+        self.status = status
 
     @property
     def seen(self) -> str:
@@ -161,6 +173,33 @@ class BadAnswer(Advised):
     @property
     def remedy(self) -> str:
         return "check that [xenserver] connection_url names a XAPI host"
+
+
+class NoSuchDialect(BadAnswer):
+    """The host does not know the dialect (JSON-RPC): nothing was carried out."""
+
+
+class ConnectionsBusy(Advised):
+    """Every connection that we may have is in use; the host was not asked."""
+
+    def __init__(self, most: int, seconds: float) -> None:
+        super().__init__(most, seconds)
+        self.most = most
+        self.seconds = seconds
+
+    @property
+    def seen(self) -> str:
+        return (
+            f"None of the {self.most} connections to the XAPI host became free within "
+            f"{self.seconds:g} seconds"
+        )
+
+    @property
+    def remedy(self) -> str:
+        return (
+            "find out what keeps the host busy, or raise [xenserver] "
+            "connection_concurrent"
+        )
 
 
 class NotLoggedIn(XapiError):
@@ -505,3 +544,12 @@ def from_failure(
     if failure is None and code.startswith("SR_BACKEND_FAILURE_"):
         failure = SrBackendFailure
     return (failure or XapiFailure)(code, params, call)
+
+
+def reason(exc: BaseException) -> str:
+    """Return in words why a connection failed, without address or numbers."""
+    if isinstance(exc, ssl.SSLError) and exc.reason:
+        return exc.reason.replace("_", " ").lower()
+    if isinstance(exc, OSError) and exc.strerror:
+        return exc.strerror
+    return str(exc) or type(exc).__name__

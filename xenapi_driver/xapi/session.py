@@ -10,18 +10,22 @@ XAPI checks before anything else.
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import XenAPI
 from oslo_log import log as logging
 
 from xenapi_driver.xapi import errors, events, pool, tasks, wire
+from xenapi_driver.xapi.connections import Connections
 from xenapi_driver.xapi.requests import RequestCounter
-from xenapi_driver.xapi.transport import Transport
+from xenapi_driver.xapi.transport import Answer, Transport
+from xenapi_driver.xapi.wire_json import JsonRpc
+from xenapi_driver.xapi.wire_xml import XmlRpc
 
 LOG = logging.getLogger(__name__)
 
@@ -36,8 +40,28 @@ _READS = re.compile(
     r"|\w+\.get_\w+)$"
 )
 
+# Calls that are over at once, so that they need not wait behind slow changes.
+_QUICK = re.compile(r"(session|task)\.\w+$")
+
 _FIRST_PAUSE = 0.1  # seconds before a repetition; doubles up to _LONGEST_PAUSE
 _LONGEST_PAUSE = 2.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Tuning:
+    """How a session goes about its work.
+
+    :ivar connections: how many stay open; see :class:`Connections` for the bound
+    :ivar login_seconds: how long a login may take; None: as any other call
+    :ivar retry_seconds: how long a call is repeated while the host is away
+    :ivar dialects: how to speak to the host, the preferred one first; the next is
+        taken when a host does not know one
+    """
+
+    connections: int = 8
+    login_seconds: float | None = None
+    retry_seconds: float = 10.0
+    dialects: tuple[wire.Dialect, ...] = (JsonRpc(), XmlRpc())
 
 
 class Session:
@@ -57,22 +81,21 @@ class Session:
         username: str,
         password: str,
         originator: str,
-        max_connections: int = 8,
-        *,
-        retry_seconds: float = 10.0,
+        tuning: Tuning | None = None,
     ) -> None:
+        tuning = tuning or Tuning()
         self._door = transport_factory
         self._coordinator: str | None = None  # address, when it is not our host
         self._username = username
         self._password = password
         self._originator = originator
-        self._retry_seconds = retry_seconds
+        self._retry_seconds = tuning.retry_seconds
+        self._login_seconds = tuning.login_seconds
+        self._dialects = tuning.dialects
 
         self._ref: str | None = None
         self._login_lock = threading.Lock()
-        self._slots = threading.BoundedSemaphore(max_connections)
-        self._idle_lock = threading.Lock()
-        self._idle: list[Transport] = []
+        self._connections = Connections(self._new_transport, tuning.connections)
         self._poller: Transport | None = None
 
         self.host_ref = ""
@@ -123,7 +146,7 @@ class Session:
             poller.interrupt()
         self.events.join()
         self._drop_poller()
-        self._drop_idle()
+        self._connections.drop()
 
     def _logged_in(self) -> str:
         """Return a new session reference, from the coordinator of the pool."""
@@ -133,7 +156,7 @@ class Session:
         # which lets us in.
         for _attempt in range(3):
             try:
-                return str(self._once("session.login_with_password", args))
+                return self._login_in_some_dialect(args)
             except errors.HostIsSlave as exc:
                 failed = exc
                 self._coordinator = exc.params[0]
@@ -144,8 +167,22 @@ class Session:
                     raise
                 failed = exc
                 self._coordinator = None
-            self._drop_idle()
+            self._connections.drop()
         raise failed or errors.NotLoggedIn()
+
+    def _login_in_some_dialect(self, args: Sequence[str]) -> str:
+        """Log in, and find out what the host speaks; one request more for each no."""
+        method = "session.login_with_password"
+        while True:
+            try:
+                return str(self._once(method, args, self._login_seconds))
+            except errors.NoSuchDialect as exc:
+                if len(self._dialects) == 1:
+                    raise
+                LOG.info("%(url)s has no %(dialect)s (%(reason)s).",
+                         {"url": exc.url, "dialect": self._dialects[0].name,
+                          "reason": exc.reason})  # fmt: skip
+                self._dialects = self._dialects[1:]
 
     def _find_ourselves(self) -> None:
         if self._coordinator is None:
@@ -277,30 +314,39 @@ class Session:
                 self._drop_poller()
                 raise
 
-    def _once(self, method: str, params: Sequence[Any]) -> Any:
-        with self._connection() as transport:
-            return self._send(transport, method, params)
+    def _once(
+        self, method: str, params: Sequence[Any], patience: float | None = None
+    ) -> Any:
+        quick = bool(_READS.match(method) or _QUICK.match(method))
+        with self._connections.lend(reads=quick) as transport:
+            return self._send(transport, method, params, patience)
 
-    def _send(self, transport: Transport, method: str, params: Sequence[Any]) -> Any:
-        body = wire.call(method, params)
-        self.requests.add(method)
+    def _send(
+        self,
+        transport: Transport,
+        method: str,
+        params: Sequence[Any],
+        patience: float | None = None,
+    ) -> Any:
+        def carry(path: str, content_type: str, body: bytes) -> Answer:
+            self.requests.add(method, len(body))
+            answer = transport.request(path, content_type, body, patience)
+            self.requests.answered(method, len(answer.body))
+            return answer
+
         started = time.monotonic()
         try:
-            value = wire.answer(transport.request(body))
-        except wire.NotXmlRpc as exc:
-            raise errors.BadAnswer(transport.url, f"no XML-RPC ({exc})") from exc
-        except wire.Fault as exc:
-            raise self.failure(("INTERNAL_ERROR", str(exc)), method) from exc
-        LOG.debug("%(call)s took %(ms)d ms.",
-                  {"call": method,
-                   "ms": (time.monotonic() - started) * 1000})  # fmt: skip
-        if method == "system.listMethods" and isinstance(value, list):
-            return value  # the one answer without an envelope
-        if not isinstance(value, dict):
-            raise errors.BadAnswer(transport.url, "an answer without a Status")
-        if value.get("Status") == "Success":
-            return value.get("Value", "")
-        raise self.failure(value.get("ErrorDescription", ()), method)
+            value = self._dialects[0].exchange(carry, method, params)
+        except XenAPI.Failure as exc:
+            refusal = exc.details
+        else:
+            LOG.debug("%(call)s took %(ms)d ms.",
+                      {"call": method,
+                       "ms": (time.monotonic() - started) * 1000})  # fmt: skip
+            return value
+        # Not where it was caught: its details may hold our session's reference,
+        # and an exception keeps the one that it came from.
+        raise self.failure(refusal, method)
 
     def failure(self, description: Sequence[object], method: str) -> errors.XapiFailure:
         """Make the exception for an ErrorDescription, our secrets masked."""
@@ -314,31 +360,6 @@ class Session:
 
     # Connections
 
-    @contextlib.contextmanager
-    def _connection(self) -> Iterator[Transport]:
-        """Lend a connection; blocks while all of them are in use."""
-        with self._slots:
-            with self._idle_lock:
-                transport = self._idle.pop() if self._idle else None
-            if transport is None:
-                transport = self._new_transport()
-            try:
-                yield transport
-            except errors.XapiFailure:
-                self._give_back(transport)
-                raise
-            except BaseException:
-                # Also for an interrupted thread: an answer may still be under
-                # way, and the next caller must not get it.
-                transport.close()
-                raise
-            else:
-                self._give_back(transport)
-
-    def _give_back(self, transport: Transport) -> None:
-        with self._idle_lock:
-            self._idle.append(transport)
-
     def _new_transport(self) -> Transport:
         transport = self._door()
         if self._coordinator is not None:
@@ -349,9 +370,3 @@ class Session:
         poller, self._poller = self._poller, None
         if poller is not None:
             poller.close()
-
-    def _drop_idle(self) -> None:
-        with self._idle_lock:
-            idle, self._idle = self._idle, []
-        for transport in idle:
-            transport.close()

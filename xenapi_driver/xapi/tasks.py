@@ -10,7 +10,7 @@ from typing import Any
 
 from oslo_log import log as logging
 
-from xenapi_driver.xapi import errors, events, wire
+from xenapi_driver.xapi import errors, events, wire_xml
 from xenapi_driver.xapi.client import Client
 
 LOG = logging.getLogger(__name__)
@@ -128,7 +128,7 @@ def _asked(session: Client, ref: str, call: str) -> Mapping[str, Any]:
 def _outcome(session: Client, record: Mapping[str, Any], call: str) -> Any:
     status = record["status"]
     if status == "success":
-        return wire.task_result(record["result"])
+        return wire_xml.task_result(record["result"])
     described = record["error_info"]
     if not described and status == "cancelled":
         described = ["TASK_CANCELLED"]

@@ -10,27 +10,45 @@ seen it, and the session decides.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import http.client
 import ipaddress
 import math
 import socket
 import ssl
+import time
 import urllib.parse
 from collections.abc import Callable
 from typing import Protocol
 
 from oslo_log import log as logging
 
-from xenapi_driver.xapi import errors
+from xenapi_driver.xapi import certificates, errors
+from xenapi_driver.xapi.certificates import Verify
 
 LOG = logging.getLogger(__name__)
 
 # Where xapi listens inside dom0, for a driver that runs there.
 LOCAL_SOCKET = "/var/lib/xcp/xapi"
 
-_USER_AGENT = "xenapi-driver"
+# XAPI tells callers apart by it, and takes at most 1024 bytes of headers in all
+# ("XAPI today", sections 1.1 and 2).
+USER_AGENT = "xenapi-driver"
+
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+_SHORTEST_WAIT = 0.05  # seconds; a socket takes 0 for "do not wait at all"
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What came back for a request, with HTTP status 200.
+
+    :ivar content_type: as the host gave it; "" for none
+    :ivar url: who answered, without credentials
+    """
+
+    body: bytes
+    content_type: str
+    url: str
 
 
 class Transport(Protocol):
@@ -43,20 +61,25 @@ class Transport(Protocol):
     url: str
     patience: float
 
-    def request(self, body: bytes) -> bytes:
-        """POST one XML-RPC call and return the body of its answer.
+    def request(
+        self, path: str, content_type: str, body: bytes, patience: float | None = None
+    ) -> Answer:
+        """POST one call and return its answer.
 
+        :param patience: seconds for this request, a connection that has to be
+            opened first included; None: the transport's own time-outs
         :raises HostUnreachable: no connection
         :raises CertificateRefused: the TLS peer is not the one we trust
         :raises ConnectionLost: broken under way; see its ``begun``
-        :raises BadAnswer: HTTP status other than 200
+        :raises BadAnswer: HTTP status other than 200; see its ``status``
         """
 
     def dial(self) -> socket.socket:
-        """Return a fresh connection of its own, verified, for a stream.
+        """Return a fresh connection to the same place, verified, the caller's own.
 
-        :raises HostUnreachable: no connection
-        :raises CertificateRefused: the TLS peer is not the one we trust
+        The read time-out is set on it. :meth:`close` does not close it.
+
+        :raises HostUnreachable, CertificateRefused: as for a request
         """
 
     def close(self) -> None:
@@ -66,46 +89,13 @@ class Transport(Protocol):
         """End a request that waits in another thread: it gets ConnectionLost."""
 
     def elsewhere(self, address: str) -> Transport:
-        """Return an unopened transport to another host, otherwise the same."""
+        """Return an unopened transport to another host, otherwise the same.
+
+        :raises HostUnreachable: there is no way there from here
+        """
 
     def addresses(self) -> frozenset[str]:
         """Return the IP addresses of the host, empty where that means nothing."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Verify:
-    """How the host's certificate is judged.
-
-    Fingerprints, when there are any, decide alone: host certificates are
-    self-signed by default and seldom name their address. Otherwise the CA file
-    decides, and without one the system's CAs.
-
-    :ivar fingerprints: SHA-256, hex, colons and case do not matter
-    :ivar insecure: take any certificate
-    """
-
-    ca_file: str | None = None
-    fingerprints: tuple[str, ...] = ()
-    insecure: bool = False
-
-    def context(self) -> ssl.SSLContext:
-        """Return the TLS settings that go with this.
-
-        :raises OSError: the CA file cannot be read, or holds no certificate
-        """
-        context = ssl.create_default_context(cafile=self.ca_file)
-        if self.insecure or self.fingerprints:
-            # With a pin, the certificate is compared before the first byte of
-            # ours is sent (HttpTransport._check_pin).
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        return context
-
-    def pinned(self) -> frozenset[str]:
-        """Return the fingerprints in the form of :func:`fingerprint_of`."""
-        return frozenset(
-            _with_colons(text.replace(":", "").strip()) for text in self.fingerprints
-        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,29 +106,23 @@ class Timeouts:
     read: float = 120.0
 
 
-def fingerprint_of(certificate: bytes) -> str:
-    """Return the SHA-256 of a DER certificate: upper-case hex with colons."""
-    return _with_colons(hashlib.sha256(certificate).hexdigest())
-
-
-def _with_colons(digest: str) -> str:
-    upper = digest.upper()
-    return ":".join(upper[at : at + 2] for at in range(0, len(upper), 2))
-
-
 class HttpTransport:
-    """HTTP/1.1 with keep-alive, in TLS when the URL says https."""
+    """HTTP/1.1 with keep-alive, in TLS when the URL says https.
+
+    :param url: ``https://`` or ``http://``, then a name, an IPv4 address or an
+        IPv6 address in brackets, and a port where it is not the usual one. A
+        user and a password in it are left out.
+    :raises ValueError: the URL is none of a host
+    """
 
     def __init__(
         self, url: str, verify: Verify | None = None, timeouts: Timeouts | None = None
     ) -> None:
-        parts = urllib.parse.urlsplit(url)
-        if parts.scheme not in _DEFAULT_PORTS or not parts.hostname:
-            raise ValueError(f"{_shown(parts)} is not an http or https URL of a host.")
+        parts = _understood(url)
         self._scheme = parts.scheme
-        self._host = parts.hostname
+        self._host = urllib.parse.unquote(parts.hostname or "")
         self._port = parts.port or _DEFAULT_PORTS[parts.scheme]
-        self._path = parts.path or "/"
+        self._base = parts.path.rstrip("/")
         self._verify = verify or Verify()
         self._timeouts = timeouts or Timeouts()
         self._connection: http.client.HTTPConnection | None = None
@@ -148,7 +132,7 @@ class HttpTransport:
     def elsewhere(self, address: str) -> Transport:
         host = f"[{address}]" if ":" in address else address
         port = "" if self._port == _DEFAULT_PORTS[self._scheme] else f":{self._port}"
-        url = f"{self._scheme}://{host}{port}{self._path}"
+        url = f"{self._scheme}://{host}{port}{self._base}"
         return HttpTransport(url, self._verify, self._timeouts)
 
     def addresses(self) -> frozenset[str]:
@@ -158,39 +142,41 @@ class HttpTransport:
             return frozenset()
         return frozenset(str(ipaddress.ip_address(item[4][0])) for item in found)
 
-    def request(self, body: bytes) -> bytes:
-        connection = self._opened()
-        headers = {"Content-Type": "text/xml", "User-Agent": _USER_AGENT}
+    def request(
+        self, path: str, content_type: str, body: bytes, patience: float | None = None
+    ) -> Answer:
+        seconds = self.patience if patience is None else patience
+        connection = self._ready(patience)
+        headers = {"Content-Type": content_type, "User-Agent": USER_AGENT}
         try:
-            connection.request("POST", self._path, body=body, headers=headers)
+            connection.request("POST", self._base + path, body, headers)
         except (OSError, http.client.HTTPException) as exc:
             # Not all of the request went out, and XAPI begins nothing before
             # it has the whole body.
             self.close()
-            raise errors.ConnectionLost(self.url, _reason(exc), begun=False) from exc
+            reason = errors.reason(exc)
+            raise errors.ConnectionLost(self.url, reason, begun=False) from exc
         try:
             response = connection.getresponse()
             answer = response.read()
         except TimeoutError as exc:
             self.close()
-            reason = f"no answer within {self._timeouts.read:g} seconds"
+            reason = f"no answer within {seconds:g} seconds"
             raise errors.ConnectionLost(self.url, reason) from exc
         except (OSError, ValueError, http.client.HTTPException) as exc:
             # ValueError is what a TLS socket raises that interrupt() has shut.
             self.close()
-            raise errors.ConnectionLost(self.url, _reason(exc)) from exc
-        if response.will_close:
+            raise errors.ConnectionLost(self.url, errors.reason(exc)) from exc
+        if response.will_close or response.status != http.client.OK:
             self.close()
         if response.status != http.client.OK:
-            self.close()
-            raise errors.BadAnswer(
-                self.url, f"HTTP status {response.status} {response.reason}"
-            )
-        return answer
+            reason = f"HTTP status {response.status} {response.reason}"
+            raise errors.BadAnswer(self.url, reason, response.status)
+        return Answer(answer, response.getheader("Content-Type", ""), self.url)
 
     def dial(self) -> socket.socket:
-        sock = self._secured(self._dialled())
-        sock.settimeout(self._timeouts.read)
+        sock = self._connected(self._timeouts.connect)
+        sock.settimeout(self.patience)
         return sock
 
     def close(self) -> None:
@@ -208,78 +194,45 @@ class HttpTransport:
             except OSError:
                 LOG.debug("The connection to %s was closed already.", self.url)
 
-    def _opened(self) -> http.client.HTTPConnection:
+    def _ready(self, patience: float | None) -> http.client.HTTPConnection:
+        """Return the connection, open and with the time-out of this request."""
+        began = time.monotonic()
         connection = self._connection
-        if connection is not None:
-            if connection.sock is not None and _still_open(connection.sock):
-                return connection
+        if connection is not None and not _still_open(connection.sock):
             self.close()
-        sock = self.dial()
-        connection = http.client.HTTPConnection(self._host, self._port)
-        connection.sock = sock
-        self._connection = connection
+            connection = None
+        if connection is None:
+            limit = self._timeouts.connect
+            sock = self._connected(limit if patience is None else min(limit, patience))
+            connection = http.client.HTTPConnection(self._host, self._port)
+            connection.sock = sock
+            self._connection = connection
+        left = self.patience
+        if patience is not None:
+            left = max(patience - (time.monotonic() - began), _SHORTEST_WAIT)
+        connection.sock.settimeout(left)
         return connection
 
-    def _dialled(self) -> socket.socket:
-        try:
-            sock = socket.create_connection(
-                (self._host, self._port), self._timeouts.connect
-            )
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        except TimeoutError as exc:
-            reason = f"no connection within {self._timeouts.connect:g} seconds"
-            raise errors.HostUnreachable(self.url, reason) from exc
-        except OSError as exc:
-            raise errors.HostUnreachable(self.url, _reason(exc)) from exc
-        return sock
-
-    def _secured(self, sock: socket.socket) -> socket.socket:
+    def _connected(self, seconds: float) -> socket.socket:
+        """Return a new connection, opened within so many seconds and verified."""
+        seconds = max(seconds, _SHORTEST_WAIT)
         if self._scheme != "https":
-            return sock
-        try:
-            context = self._verify.context()
-        except OSError as exc:
-            sock.close()
-            reason = f"the CA file {self._verify.ca_file} is of no use: {_reason(exc)}"
-            raise errors.CertificateRefused(self.url, reason, None) from exc
-        try:
-            secured = context.wrap_socket(sock, server_hostname=self._host)
-        except ssl.SSLCertVerificationError as exc:
-            sock.close()
-            raise errors.CertificateRefused(
-                self.url, exc.verify_message, self._fingerprint_shown()
-            ) from exc
-        except ssl.SSLError as exc:
-            sock.close()
-            reason = f"it does not speak TLS as we do ({_reason(exc)})"
-            raise errors.CertificateRefused(self.url, reason, None) from exc
-        except OSError as exc:
-            sock.close()
-            raise errors.HostUnreachable(self.url, _reason(exc)) from exc
-        self._check_pin(secured)
-        return secured
+            return self._dialled(seconds)
+        return certificates.secured(
+            self._verify, lambda: self._dialled(seconds), self._host, self.url
+        )
 
-    def _check_pin(self, sock: ssl.SSLSocket) -> None:
-        if self._verify.insecure or not self._verify.fingerprints:
-            return
-        seen = fingerprint_of(sock.getpeercert(binary_form=True) or b"")
-        if seen not in self._verify.pinned():
-            sock.close()
-            reason = "it is not among the fingerprints configured"
-            raise errors.CertificateRefused(self.url, reason, seen)
-
-    def _fingerprint_shown(self) -> str | None:
-        """Look at the certificate once more, only to name it in a message."""
-        context = Verify(insecure=True).context()
+    def _dialled(self, seconds: float) -> socket.socket:
         try:
-            with (
-                self._dialled() as plain,
-                context.wrap_socket(plain, server_hostname=self._host) as sock,
-            ):
-                certificate = sock.getpeercert(binary_form=True)
-        except (errors.HostUnreachable, OSError):
-            return None
-        return fingerprint_of(certificate) if certificate else None
+            sock = socket.create_connection((self._host, self._port), seconds)
+        except TimeoutError as exc:
+            reason = f"no connection within {seconds:g} seconds"
+            raise errors.HostUnreachable(self.url, reason) from exc
+        except (OSError, UnicodeError) as exc:
+            # UnicodeError is for names that no DNS can have.
+            raise errors.HostUnreachable(self.url, errors.reason(exc)) from exc
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return sock
 
 
 class UnixTransport(HttpTransport):
@@ -290,7 +243,7 @@ class UnixTransport(HttpTransport):
     ) -> None:
         super().__init__("http://localhost/", timeouts=timeouts)
         self._socket_path = path
-        self.url = f"unix:{path}"
+        self.url = f"unix://{path}"
 
     def elsewhere(self, address: str) -> Transport:
         # A pool member's socket cannot reach the coordinator; the network can,
@@ -301,27 +254,47 @@ class UnixTransport(HttpTransport):
     def addresses(self) -> frozenset[str]:
         return frozenset()
 
-    def _dialled(self) -> socket.socket:
+    def _dialled(self, seconds: float) -> socket.socket:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        sock.settimeout(self._timeouts.connect)
+        sock.settimeout(seconds)
         try:
             sock.connect(self._socket_path)
         except OSError as exc:
             sock.close()
-            raise errors.HostUnreachable(self.url, _reason(exc)) from exc
+            raise errors.HostUnreachable(self.url, errors.reason(exc)) from exc
         return sock
 
 
 class InProcessTransport:
-    """Hands the marshalled call to a function: a host in this process."""
+    """Hands the marshalled call to a function: a host in this process.
 
-    def __init__(self, handler: Callable[[bytes], bytes]) -> None:
+    :param handler: answers XML-RPC, on every path without a handler of its own
+    :param json_handler: answers JSON-RPC; None: such a host has none
+    """
+
+    def __init__(
+        self,
+        handler: Callable[[bytes], bytes],
+        json_handler: Callable[[bytes], bytes] | None = None,
+    ) -> None:
         self._handler = handler
+        self._json_handler = json_handler
         self.url = "in-process"
         self.patience = math.inf
 
-    def request(self, body: bytes) -> bytes:
-        return self._handler(body)
+    def request(
+        self, path: str, content_type: str, body: bytes, patience: float | None = None
+    ) -> Answer:
+        handler: Callable[[bytes], bytes] | None = self._handler
+        if "json" in content_type:
+            handler = self._json_handler
+        if handler is None:
+            status = http.client.NOT_FOUND
+            raise errors.BadAnswer(self.url, f"nothing answers at {path}", status)
+        try:
+            return Answer(handler(body), content_type, self.url)
+        except ConnectionError as exc:
+            raise errors.ConnectionLost(self.url, errors.reason(exc)) from exc
 
     def dial(self) -> socket.socket:
         reason = "a stream needs a host on the network, and this one is in our process"
@@ -348,28 +321,41 @@ def connect(
 
     ``unix://local`` is xapi's own socket; ``unix:///path`` another one.
 
-    :raises ValueError: the URL is none of a host
+    :raises ValueError: the URL is none of a host; its text is a sentence
     """
-    if url.startswith("unix://"):
-        path = url.removeprefix("unix://")
-        return UnixTransport(LOCAL_SOCKET if path == "local" else path, timeouts)
-    return HttpTransport(url, verify, timeouts)
+    if not url.startswith("unix://"):
+        return HttpTransport(url, verify, timeouts)
+    path = url.removeprefix("unix://")
+    if path != "local" and not path.startswith("/"):
+        raise ValueError(f"{url} is not the URL of a socket: it has no absolute path.")
+    return UnixTransport(LOCAL_SOCKET if path == "local" else path, timeouts)
 
 
-def _still_open(sock: socket.socket) -> bool:
+def _understood(url: str) -> urllib.parse.SplitResult:
+    try:
+        parts = urllib.parse.urlsplit(url)
+        port = parts.port
+    except ValueError as exc:
+        raise ValueError(f"This is not the URL of a host: {exc}.") from exc
+    if parts.scheme not in _DEFAULT_PORTS or not parts.hostname or port == 0:
+        raise ValueError(f"{_shown(parts)} is not an http or https URL of a host.")
+    return parts
+
+
+def _still_open(sock: socket.socket | None) -> bool:
     """Tell whether an idle connection can carry another request.
 
     A host that closed it in the meantime (restart, idle limit) is found out
     here, before a call that must not be repeated is lost on it.
     """
-    before = sock.gettimeout()
+    if sock is None:
+        return False
     try:
         sock.settimeout(0.0)
         sock.recv(1)
     except (BlockingIOError, ssl.SSLWantReadError):
-        sock.settimeout(before)
         return True
-    except OSError:
+    except (OSError, ValueError):
         return False
     # Either the end, or bytes that nobody asked for.
     return False
@@ -378,11 +364,3 @@ def _still_open(sock: socket.socket) -> bool:
 def _shown(parts: urllib.parse.SplitResult) -> str:
     netloc = parts.netloc.rpartition("@")[2]
     return f"{parts.scheme}://{netloc}" if netloc else parts.geturl()
-
-
-def _reason(exc: BaseException) -> str:
-    if isinstance(exc, ssl.SSLError) and exc.reason:
-        return exc.reason.replace("_", " ").lower()
-    if isinstance(exc, OSError) and exc.strerror:
-        return exc.strerror
-    return str(exc) or type(exc).__name__

@@ -1,31 +1,45 @@
 # SPDX-License-Identifier: Apache-2.0
-"""XAPI's form of XML-RPC: what a call and its answer look like in bytes.
+"""What the two dialects of XAPI's protocol have in common.
 
-XAPI sends and takes its 64-bit int as decimal text, so a Python int goes out as
-a string, and one that comes in stays a string: the record classes convert.
+Both give the same values for the same answer: an int is decimal text, as XML-RPC
+carries it (the record classes convert), a date is text such as
+``20260821T02:00:23Z``, void is "". Both raise ``XenAPI.Failure`` with the same
+``details``: the error's code, then its parameters, all of them str.
 """
 
 from __future__ import annotations
 
 import re
-import xmlrpc.client
-from collections.abc import Mapping, Sequence
-from typing import Any
-from xml.parsers import expat
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from xenapi_driver.xapi.transport import Answer
 
 # Characters that no XML 1.0 document may hold (XML 1.0, section 2.2, "Char").
-_ILLEGAL = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+ILLEGAL = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
-# A task's result is the bare <value> element of the answer (13-tasks).
-_AS_RESPONSE = "<methodResponse><params><param>{}</param></params></methodResponse>"
-
-
-class NotXmlRpc(ValueError):
-    """The bytes are no XML-RPC answer."""
+# Takes path, content type and body of a request to the host.
+Carry = Callable[[str, str, bytes], Answer]
 
 
-class Fault(Exception):
-    """The host answered with an XML-RPC fault, which XAPI does not do for errors."""
+class Dialect(Protocol):
+    """A way to write calls and to read their answers.
+
+    :ivar name: for people
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    def exchange(self, carry: Carry, method: str, params: Sequence[Any]) -> Any:
+        """Carry out one call, with one request, and return its value.
+
+        :raises XenAPI.Failure: the host refused; ``details`` is a list of str
+        :raises BadAnswer: what came back is none of XAPI
+        :raises NoSuchDialect: and shows that this host does not know the dialect
+        :raises TypeError: a parameter is None, or of a type that XAPI has not
+        :raises ValueError: a text holds characters that XML cannot carry
+        """
 
 
 def outgoing(value: Any) -> Any:
@@ -39,46 +53,11 @@ def outgoing(value: Any) -> Any:
     if isinstance(value, int):
         return str(value)
     if isinstance(value, str):
-        if _ILLEGAL.search(value):
+        if ILLEGAL.search(value):
             raise ValueError("XAPI cannot take text with control characters in it.")
         return value
     if isinstance(value, Mapping):
-        return {str(key): outgoing(item) for key, item in value.items()}
+        return {outgoing(str(key)): outgoing(item) for key, item in value.items()}
     if isinstance(value, Sequence | set | frozenset) and not isinstance(value, bytes):
         return [outgoing(item) for item in value]
     raise TypeError(f"XAPI has no type for {type(value).__name__}.")
-
-
-def call(method: str, args: Sequence[Any]) -> bytes:
-    """Return the XML-RPC request for ``method`` with positional ``args``."""
-    params = tuple(outgoing(arg) for arg in args)
-    return xmlrpc.client.dumps(params, method).encode("utf-8")
-
-
-def answer(body: bytes | str) -> Any:
-    """Return the one value of an XML-RPC answer, its Status struct included.
-
-    :raises NotXmlRpc: the body is something else
-    :raises Fault: it is an XML-RPC fault
-    """
-    text = body if isinstance(body, str) else body.decode("utf-8", "replace")
-    try:
-        values, _method = xmlrpc.client.loads(text)
-    except xmlrpc.client.Fault as exc:
-        raise Fault(f"{exc.faultCode}: {exc.faultString}") from exc
-    except (expat.ExpatError, xmlrpc.client.Error, ValueError, TypeError) as exc:
-        raise NotXmlRpc(str(exc)) from exc
-    if len(values) != 1:
-        raise NotXmlRpc(f"{len(values)} values instead of one")
-    return values[0]
-
-
-def task_result(text: str) -> Any:
-    """Return the value that a finished task's ``result`` field stands for.
-
-    An empty field is void: the empty string. Some old hosts stored a bare
-    reference instead of an XML element; it is returned as it is.
-    """
-    if not text.lstrip().startswith("<value"):
-        return text
-    return answer(_AS_RESPONSE.format(text))

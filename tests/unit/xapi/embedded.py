@@ -5,21 +5,21 @@ import contextlib
 import time
 
 from xenapi_driver.sim import Simulator
-from xenapi_driver.xapi import transport
-from xenapi_driver.xapi.session import Session
+from xenapi_driver.xapi import certificates, transport
+from xenapi_driver.xapi.session import Session, Tuning
 
 
 def log_in(server, *, read=20.0, retry_seconds=5.0):
     """Return a session at a door of an embedded host, its certificate pinned."""
     pins = (server.fingerprint,) if server.fingerprint else ()
-    verify = transport.Verify(fingerprints=pins)
+    verify = certificates.Verify(fingerprints=pins)
     timeouts = transport.Timeouts(connect=5.0, read=read)
     session = Session(
         lambda: transport.connect(server.url, verify=verify, timeouts=timeouts),
         "root",
         "secret",
         "test",
-        retry_seconds=retry_seconds,
+        Tuning(retry_seconds=retry_seconds),
     )
     session.login()
     return session

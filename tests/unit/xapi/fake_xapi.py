@@ -180,6 +180,9 @@ class HttpDoor:
 
             def do_POST(self):
                 body = self.rfile.read(int(self.headers["Content-Length"]))
+                if self.path != "/":
+                    self.send_error(404)
+                    return
                 how = door.misbehave.pop(0) if door.misbehave else None
                 if how == "close":
                     self.close_connection = True

@@ -7,7 +7,8 @@ import pytest
 
 from tests.unit.xapi import fake_xapi
 from xenapi_driver.xapi import errors, transport
-from xenapi_driver.xapi.session import Session
+from xenapi_driver.xapi.session import Session, Tuning
+from xenapi_driver.xapi.wire_xml import XmlRpc
 
 
 @pytest.fixture
@@ -27,10 +28,10 @@ def door(fake):
 
 @pytest.fixture
 def http_session(fake, door):
+    tuning = Tuning(connections=3, retry_seconds=1.0, dialects=(XmlRpc(),))
     session = Session(
-        lambda: transport.HttpTransport(door.url),
-        "root", "secret", "test", max_connections=3, retry_seconds=1.0,
-    )  # fmt: skip
+        lambda: transport.HttpTransport(door.url), "root", "secret", "test", tuning
+    )
     session.login()
     fake.calls.clear()
     yield session
@@ -126,21 +127,6 @@ def test_many_threads_renew_one_session_once(http_session, fake):
     for thread in threads:
         thread.join()
     assert fake.logins == 2
-
-
-def test_threads_share_a_bounded_number_of_connections(http_session, fake, door):
-    meet = threading.Barrier(3, timeout=5)
-    fake.methods["VM.start"] = lambda *_args: str(meet.wait())
-    threads = [
-        threading.Thread(target=http_session.call, args=("VM.start", "r"))
-        for _number in range(9)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert fake.names() == ["VM.start"] * 9
-    assert door.connections == 3
 
 
 def test_read_is_repeated_on_a_cut_connection(http_session, fake, door):
