@@ -9,7 +9,7 @@ header ``xen/include/public/arch-x86/cpufeatureset.h``; new words come at its en
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable
 
 _PREFIX = "HW_CPU_X86_"
 
@@ -95,29 +95,33 @@ _FEATURE_WORDS = re.compile(r"[0-9a-fA-F]{1,8}(-[0-9a-fA-F]{1,8})*")
 
 
 def traits(
-    cpu_info: Mapping[str, str], architectures: Collection[str]
+    featuresets: Iterable[str], threads_per_core: int, architectures: Collection[str]
 ) -> frozenset[str]:
     """Return the traits of a host, a subset of :data:`OWNED`.
 
-    :param cpu_info: ``host.cpu_info``; what it does not say, the host has not
+    :param featuresets: words of features; a guest has what is in all of them
     :param architectures: of guests that the host runs, as Nova names them
     """
-    words = _words(cpu_info.get("features_hvm", ""))
+    features = [_features(text) for text in featuresets]
+    given = frozenset.intersection(*features) if features else frozenset()
     found = {
-        _PREFIX + name
-        for name, bits in _BITS.items()
-        if any(word < len(words) and words[word] >> bit & 1 for word, bit in bits)
+        _PREFIX + name for name, bits in _BITS.items() if not given.isdisjoint(bits)
     }
     found.update(
         trait for name, trait in _ARCHITECTURES.items() if name in architectures
     )
-    threads = cpu_info.get("threads_per_core", "")
-    if threads.isdecimal() and int(threads) > 1:
+    if threads_per_core > 1:
         found.add(_HYPERTHREADING)
     return frozenset(found)
 
 
-def _words(text: str) -> tuple[int, ...]:
+def _features(text: str) -> frozenset[tuple[int, int]]:
+    """Return word and bit of each feature; of what are no such words, none."""
     if not _FEATURE_WORDS.fullmatch(text):
-        return ()
-    return tuple(int(word, 16) for word in text.split("-"))
+        return frozenset()
+    return frozenset(
+        (number, bit)
+        for number, word in enumerate(text.split("-"))
+        for bit in range(32)
+        if int(word, 16) >> bit & 1
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import datetime
 import re
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from xenapi_driver import exceptions
 from xenapi_driver.xapi.host import HostRecord
 from xenapi_driver.xapi.host_metrics import HostMetricsRecord
 from xenapi_driver.xapi.pci import PciRecord
+from xenapi_driver.xapi.pool import PoolRecord
 from xenapi_driver.xapi.sr import SrRecord
 from xenapi_driver.xapi.tables import Snapshot, Table
 from xenapi_driver.xapi.vm import VmRecord
@@ -45,7 +47,7 @@ class Resources:
     :ivar disk_available_least: GiB left if all disks grew to their size; below 0
         where more was promised than there is
     :ivar cpu_info: what Nova stores as JSON
-    :ivar features: ``host.cpu_info`` as XAPI gives it
+    :ivar featuresets: words of processor features; an HVM guest has what is in all
     :ivar supported: (architecture, hypervisor type, VM mode) triples
     :ivar pci_devices: dicts of Nova's form
     :ivar booted: seconds since 1970, None where the host does not say
@@ -60,7 +62,7 @@ class Resources:
     local_gb_used: int
     disk_available_least: int
     cpu_info: dict[str, Any]
-    features: Mapping[str, str]
+    featuresets: tuple[str, ...]
     hypervisor_version: int
     supported: tuple[tuple[str, str, str], ...]
     pci_devices: tuple[dict[str, Any], ...]
@@ -102,7 +104,7 @@ def resources(snapshot: Snapshot, host_ref: str, sr_uuid: str) -> Resources:
         local_gb_used=max(storage.physical_utilisation, 0) // GIB,
         disk_available_least=(size - storage.virtual_allocation) // GIB,
         cpu_info=_cpu_info(host),
-        features=host.cpu_info,
+        featuresets=_featuresets(snapshot, host),
         hypervisor_version=_version(host),
         supported=_supported(host),
         pci_devices=tuple(pci_devices(snapshot, host_ref)),
@@ -150,6 +152,18 @@ def _cpu_info(host: HostRecord) -> dict[str, Any]:
         },
         "features": cpu.get("flags", "").split(),
     }
+
+
+def _featuresets(snapshot: Snapshot, host: HostRecord) -> tuple[str, ...]:
+    """Return what bounds a guest's features.
+
+    The first is what the host can let a guest have, by whatever means; the others
+    are what it and its pool give to a guest that starts.
+    """
+    told = [host.cpu_info.get("features_hvm"), host.cpu_info.get("features_hvm_host")]
+    for pool in snapshot[PoolRecord].values():
+        told.append(pool.cpu_info.get("features_hvm_host"))
+    return tuple(text for text in told if text)
 
 
 def _version(host: HostRecord) -> int:
@@ -241,14 +255,15 @@ def _booted(host: HostRecord) -> float | None:
         return None
 
 
-def uptime(booted: float, now: float) -> str:
+def uptime(booted: float, now: float | None = None) -> str:
     """Return what uptime(1) says first: the time (UTC), and how long it is up.
 
     XAPI's records have neither the users nor the load that it says next.
 
     :param booted: seconds since 1970, by the host's clock
-    :param now: likewise, by ours, which may be behind
+    :param now: likewise, by our clock, which may be behind
     """
+    now = time.time() if now is None else now
     minutes = int(max(now - booted, 0.0)) // 60
     days, minutes = divmod(minutes, 24 * 60)
     hours, minutes = divmod(minutes, 60)

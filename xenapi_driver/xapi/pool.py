@@ -16,6 +16,8 @@ class PoolRecord:
     """What we read of one ``pool.get_record``.
 
     :ivar default_sr: may be None, or name an SR that is gone
+    :ivar cpu_info: what the processors of all members have in common; guests get
+        ``features_hvm_host`` of it
     """
 
     XAPI_CLASS: ClassVar[str] = "pool"
@@ -26,6 +28,7 @@ class PoolRecord:
     name_label: str
     master: str
     default_sr: str | None
+    cpu_info: Mapping[str, str]
     other_config: Mapping[str, str]
 
     @classmethod
@@ -36,6 +39,7 @@ class PoolRecord:
             name_label=rec["name_label"],
             master=rec["master"],
             default_sr=or_none(rec["default_SR"]),
+            cpu_info=rec["cpu_info"],
             other_config=rec["other_config"],
         )
 

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests import embedded
 from xenapi_driver.ops import cpu_traits
-from xenapi_driver.xapi import host
+from xenapi_driver.xapi.host import HostRecord
 
 PREFIX = "HW_CPU_X86_"
 # What /proc/cpuinfo calls them, where it is not the trait's own name.
@@ -34,8 +35,8 @@ def text_of(found: list[int]) -> str:
     return "-".join(f"{word:08x}" for word in found)
 
 
-def x86(features_hvm: str) -> set[str]:
-    found = cpu_traits.traits({"features_hvm": features_hvm}, ())
+def x86(featureset: str) -> set[str]:
+    found = cpu_traits.traits([featureset], 1, ())
     return {name.removeprefix(PREFIX) for name in found}
 
 
@@ -54,7 +55,7 @@ def test_no_trait_of_x86_that_has_a_bit_is_forgotten():
 
 
 def test_traits_agree_with_the_flags_of_the_same_host(session):
-    info = host.get(session, session.host_ref).cpu_info
+    info = embedded.snapshot(session)[HostRecord][session.host_ref].cpu_info
     known = {name.removeprefix(PREFIX) for name in cpu_traits.OWNED}
     flags = {FLAGS.get(flag, flag.upper()) for flag in info["flags"].split()}
     named = flags & known
@@ -94,11 +95,17 @@ def test_what_is_no_featureset_gives_no_failure(text):
     assert x86(text) <= {name.removeprefix(PREFIX) for name in cpu_traits.OWNED}
 
 
+@given(words, words)
+def test_a_guest_has_what_all_featuresets_have(some, more):
+    found = cpu_traits.traits([text_of(some), text_of(more)], 1, ())
+    both = [one & other for one, other in zip(some, more, strict=False)]
+    assert found == cpu_traits.traits([text_of(both)], 1, ())
+
+
 def test_a_host_that_says_nothing_has_nothing():
-    assert cpu_traits.traits({}, ()) == frozenset()
+    assert cpu_traits.traits((), 1, ()) == frozenset()
 
 
 def test_threads_and_architectures():
-    found = cpu_traits.traits({"threads_per_core": "2"}, {"x86_64", "i686", "mips"})
+    found = cpu_traits.traits((), 2, {"x86_64", "i686", "mips"})
     assert found == {"HW_CPU_HYPERTHREADING", "HW_ARCH_X86_64", "HW_ARCH_I686"}
-    assert cpu_traits.traits({"threads_per_core": "1"}, ()) == frozenset()

@@ -18,9 +18,10 @@ from tests import embedded
 from tests.sim.clients import GIB, vm_record
 from xenapi_driver import exceptions
 from xenapi_driver.ops import resources
-from xenapi_driver.xapi import host, pool, sr, vm
+from xenapi_driver.xapi import host, vm
 from xenapi_driver.xapi.host import HostRecord
 from xenapi_driver.xapi.pci import PciRecord
+from xenapi_driver.xapi.pool import PoolRecord
 from xenapi_driver.xapi.records import KINDS
 from xenapi_driver.xapi.sr import SrRecord
 from xenapi_driver.xapi.tables import Snapshot
@@ -30,12 +31,16 @@ MIB = 2**20
 HOST = "OpaqueRef:host"
 
 
+def storage(snapshot):
+    """Return the SR of servers' disks: the pool's default."""
+    (pool,) = snapshot[PoolRecord].values()
+    return snapshot[SrRecord][pool.default_sr]
+
+
 def reported(session, snapshot=None):
-    return resources.resources(
-        snapshot or embedded.snapshot(session),
-        session.host_ref,
-        sr.get(session, pool.get(session).default_sr).uuid,
-    )
+    snapshot = snapshot or embedded.snapshot(session)
+    sr_uuid = storage(embedded.snapshot(session)).uuid
+    return resources.resources(snapshot, session.host_ref, sr_uuid)
 
 
 def with_changes(snapshot, kind, ref, **changes):
@@ -143,6 +148,15 @@ def test_processors(session):
     assert {"arch", "model", "vendor"} <= set(found.cpu_info)
 
 
+def test_features_are_bounded_by_the_host_and_by_its_pool(session):
+    (pool,) = embedded.snapshot(session)[PoolRecord].values()
+    info = {"features_hvm": "a", "features_hvm_host": "b", "cpu_count": "8"}
+    found = host_with(session, cpu_info=info)
+    common = pool.cpu_info["features_hvm_host"]
+    assert found.featuresets == ("a", "b", common)
+    assert host_with(session, cpu_info={"cpu_count": "8"}).featuresets == (common,)
+
+
 def test_dom0s_processors_are_not_used_up(session):
     before = reported(session).vcpus_used
     started(session, VCPUs_max="3", VCPUs_at_startup="3")
@@ -151,29 +165,25 @@ def test_dom0s_processors_are_not_used_up(session):
 
 def test_disk(session):
     found = reported(session)
-    assert (
-        found.local_gb
-        == sr.get(session, pool.get(session).default_sr).physical_size // GIB
-    )
+    size = storage(embedded.snapshot(session)).physical_size
+    assert found.local_gb == size // GIB
     assert 0 <= found.local_gb_used <= found.local_gb
     assert found.disk_available_least == found.local_gb
 
 
 def test_disk_that_was_promised_twice(session):
-    snapshot, ref = embedded.snapshot(session), pool.get(session).default_sr
-    size = snapshot[SrRecord][ref].physical_size
-    found = reported(
-        session, with_changes(snapshot, SrRecord, ref, virtual_allocation=2 * size)
-    )
+    snapshot = embedded.snapshot(session)
+    record = storage(snapshot)
+    promised = {"virtual_allocation": 2 * record.physical_size}
+    found = reported(session, with_changes(snapshot, SrRecord, record.ref, **promised))
     assert found.disk_available_least == -found.local_gb
 
 
 def test_an_sr_that_was_never_scanned_has_nothing(session):
     unknown = {"physical_size": -1, "physical_utilisation": -1}
-    ref = pool.get(session).default_sr
-    found = reported(
-        session, with_changes(embedded.snapshot(session), SrRecord, ref, **unknown)
-    )
+    snapshot = embedded.snapshot(session)
+    ref = storage(snapshot).ref
+    found = reported(session, with_changes(snapshot, SrRecord, ref, **unknown))
     assert (found.local_gb, found.local_gb_used) == (0, 0)
     ratios = dict.fromkeys(("VCPU", "MEMORY_MB", "DISK_GB"), 1.0)
     kept = resources.Reserved(cpus=0, memory_mb=0, disk_gb=0)
@@ -204,7 +214,7 @@ def test_only_hvm_guests_of_known_architectures_are_supported(session):
 @pytest.mark.parametrize("kind", [HostRecord, SrRecord])
 def test_what_is_gone_is_said_in_words(session, kind):
     snapshot = embedded.snapshot(session)
-    ref = session.host_ref if kind is HostRecord else pool.get(session).default_sr
+    ref = session.host_ref if kind is HostRecord else storage(snapshot).ref
     with pytest.raises(exceptions.UnfitHost, match="connection_url|sr_matching_filter"):
         reported(session, snapshot.changed({kind: {ref: None}}))
 
@@ -323,7 +333,8 @@ def test_uptime(seconds, said):
 
 
 def test_the_host_says_when_it_booted(session):
-    stamp = host.get(session, session.host_ref).other_config["boot_time"]
+    ours = embedded.snapshot(session)[HostRecord][session.host_ref]
+    stamp = ours.other_config["boot_time"]
     assert reported(session).booted == float(stamp)
 
 
