@@ -24,7 +24,7 @@ from oslo_log import log as logging
 
 from xenapi_driver.xapi import errors
 from xenapi_driver.xapi.client import Client
-from xenapi_driver.xapi.transport import Transport
+from xenapi_driver.xapi.transport import USER_AGENT, Transport
 
 LOG = logging.getLogger(__name__)
 
@@ -88,10 +88,11 @@ class Request:
     def head(self, host: str, reference: str) -> bytes:
         """Return the bytes of its head."""
         query = urllib.parse.urlencode(self.arguments)
+        target = f"{self.path}?{query}" if query else self.path
         lines = [
-            f"{self.method} {self.path}?{query} HTTP/1.0",
+            f"{self.method} {target} HTTP/1.0",
             f"Host: {host}",
-            "User-Agent: xenapi-driver",
+            f"User-Agent: {USER_AGENT}",
             f"Cookie: session_id={reference}",
             "Connection: close",
         ]
@@ -108,8 +109,11 @@ class Conversation:
     :ivar headers: of the answer
     """
 
-    def __init__(self, transport: Transport, request: Request, reference: str) -> None:
+    def __init__(self, transport: Transport, request: Request, session: Client) -> None:
+        reference = session.reference()
         self.url = transport.url
+        self._name = str(request)
+        self._counter = session.requests
         self._patience = transport.patience
         self._socket = transport.dial()
         try:
@@ -163,12 +167,13 @@ class Conversation:
         :raises ConnectionLost: cut, or ended before the length that was announced
         :raises Stalled: nothing came for too long
         """
-        if self._left is None:
-            return self._received(PIECE, beat)
-        data = self._received(min(PIECE, self._left), beat) if self._left else b""
-        self._left -= len(data)
-        if self._left and not data:
-            raise errors.ConnectionLost(self.url, "it was closed in the middle")
+        size = PIECE if self._left is None else min(PIECE, self._left)
+        data = self._received(size, beat) if size else b""
+        self._counter.answered(self._name, len(data))
+        if self._left is not None:
+            self._left -= len(data)
+            if self._left and not data:
+                raise errors.ConnectionLost(self.url, "it was closed in the middle")
         return data
 
     def whole(self, most: int) -> bytes:
@@ -227,7 +232,7 @@ class Conversation:
             beat()
 
     def _lost(self, exc: OSError) -> errors.ConnectionLost:
-        return errors.ConnectionLost(self.url, exc.strerror or str(exc))
+        return errors.ConnectionLost(self.url, errors.reason(exc))
 
 
 def ask(session: Client, request: Request, host_ref: str | None = None) -> Conversation:
@@ -259,7 +264,8 @@ def ask(session: Client, request: Request, host_ref: str | None = None) -> Conve
                 continue
             raise _refusal(session, request, talk.status, page)
         except (errors.SessionInvalid, errors.HostUnreachable) as exc:
-            if renewed or (host_ref and isinstance(exc, errors.HostUnreachable)):
+            known = host_ref in (None, session.host_ref)
+            if renewed or (isinstance(exc, errors.HostUnreachable) and not known):
                 raise
             renewed = True
             LOG.info("%(request)s is repeated. %(reason)s",
@@ -270,9 +276,14 @@ def ask(session: Client, request: Request, host_ref: str | None = None) -> Conve
 
 def _sent(session: Client, request: Request, host_ref: str | None) -> Conversation:
     transport = session.door(host_ref)
-    reference = session.reference()
-    session.requests.add(str(request))
-    return Conversation(transport, request, reference)
+    size = 0
+    try:
+        talk = Conversation(transport, request, session)
+        if talk.status == 200:
+            size = request.length or 0
+    finally:
+        session.requests.add(str(request), size)
+    return talk
 
 
 def _member(session: Client, request: Request, location: str) -> str:

@@ -8,7 +8,9 @@ task is removed in any case. A caller that is interrupted, be it by what its own
 source, its ``progress`` or its own reading raises, ends the transfer: the
 connection is closed and the task cancelled before the exception goes on.
 
-Nothing is repeated here once bytes may have moved: who wants that begins anew.
+Nothing is repeated here once bytes may have moved: who wants that begins anew. A
+host that takes or gives nothing for as long as a call would wait for its answer is
+given up; one that works on, with all bytes sent, gets as long as it wants.
 """
 
 from __future__ import annotations
@@ -129,6 +131,8 @@ class _Account:
             one.update(data)
         self.size += len(data)
         self.tail = (self.tail + bytes(data[-_VHD_FOOTER_SIZE:]))[-_VHD_FOOTER_SIZE:]
+        # A socket that is always ready would keep other greenlets waiting.
+        time.sleep(0)
         self.beat()
 
     def beat(self) -> None:
@@ -165,11 +169,9 @@ class _Transfer:
         try:
             arguments = {**request.arguments, "task_id": self._task}
             request = dataclasses.replace(request, arguments=arguments)
-            self._talk = handlers.ask(self._session, request)
-        except errors.ConnectionLost as exc:
-            self._explain(exc)
-            self._give_up()
-            raise
+            # Our own host is the likeliest to have the SR; else it redirects.
+            own = self._session.host_ref
+            self._talk = handlers.ask(self._session, request, own)
         except BaseException:
             self._give_up()
             raise
@@ -199,8 +201,7 @@ class _Transfer:
         :raises TaskLost: the host has forgotten the task
         :raises ConnectionLost: the task does not end
         """
-        if self._talk is not None:
-            self._talk.close()
+        self.talk.close()
         task, self._task = self._task, ""
         try:
             return tasks.follow(
@@ -223,12 +224,6 @@ class _Transfer:
                 looked = time.monotonic()
                 if self._status() not in ("pending", "cancelling"):
                     return
-
-    def _explain(self, lost: errors.ConnectionLost) -> None:
-        """Raise what the task says of a connection that was cut at its beginning."""
-        with contextlib.suppress(errors.TaskLost):
-            if self._status() not in ("pending", "cancelling"):
-                self.outcome(lost)
 
     def _status(self) -> str:
         try:

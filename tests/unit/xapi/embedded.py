@@ -9,9 +9,12 @@ from xenapi_driver.xapi import certificates, transport
 from xenapi_driver.xapi.session import Session, Tuning
 
 
-def log_in(server, *, read=20.0, retry_seconds=5.0):
-    """Return a session at a door of an embedded host, its certificate pinned."""
-    pins = (server.fingerprint,) if server.fingerprint else ()
+def log_in(server, *others, read=20.0, retry_seconds=5.0):
+    """Return a session at a door of an embedded host, its certificate pinned.
+
+    :param others: doors of other hosts whose certificates are trusted too
+    """
+    pins = tuple(door.fingerprint for door in (server, *others) if door.fingerprint)
     verify = certificates.Verify(fingerprints=pins)
     timeouts = transport.Timeouts(connect=5.0, read=read)
     session = Session(
