@@ -126,6 +126,11 @@ def secured(
         plain.close()
         reason = f"it does not speak TLS as we do ({errors.reason(exc)})"
         raise errors.CertificateRefused(url, reason, None) from exc
+    except TimeoutError as exc:
+        # What a host's plain port does, too: it waits for the end of a head.
+        plain.close()
+        reason = "it takes connections, and does not begin TLS on them in time"
+        raise errors.HostUnreachable(url, reason) from exc
     except OSError as exc:
         plain.close()
         raise errors.HostUnreachable(url, errors.reason(exc)) from exc

@@ -158,7 +158,7 @@ def test_patience_holds_for_the_connection_too():
         url = f"https://127.0.0.1:{silent.getsockname()[1]}"
         began = time.monotonic()
         # It takes the connection and says nothing, so that TLS does not begin.
-        with pytest.raises(errors.HostUnreachable, match="timed out"):
+        with pytest.raises(errors.HostUnreachable, match="not begin TLS"):
             HttpTransport(url).request(*PING, patience=0.2)
         assert time.monotonic() - began < 5
 
@@ -417,5 +417,23 @@ def test_insecure_takes_any_certificate(tls_door):
 
 
 def test_tls_to_a_plain_port_is_refused_in_words(door):
-    with pytest.raises(errors.CertificateRefused, match="TLS"):
-        ping(HttpTransport(door.url.replace("http:", "https:")))
+    url = door.url.replace("http:", "https:")
+    with pytest.raises(errors.HostUnreachable, match="not begin TLS"):
+        ping(HttpTransport(url, timeouts=Timeouts(connect=0.3)))
+
+
+def test_tls_to_what_answers_otherwise_is_refused_in_words():
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def answer():
+            sock, _address = listening.accept()
+            with sock:
+                sock.recv(65536)
+                sock.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        url = f"https://127.0.0.1:{listening.getsockname()[1]}"
+        with pytest.raises(errors.CertificateRefused, match="does not speak TLS"):
+            ping(HttpTransport(url))
+        thread.join(5)

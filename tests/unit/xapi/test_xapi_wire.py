@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from xenapi_driver.sim import Simulator
 from xenapi_driver.sim.doors import wire as host_side
 from xenapi_driver.xapi import errors, transport, wire_json, wire_xml
+from xenapi_driver.xapi.session import Session
 from xenapi_driver.xapi.transport import Answer
 
 XML, JSON = wire_xml.XmlRpc(), wire_json.JsonRpc()
@@ -185,7 +186,7 @@ def test_text_that_xml_cannot_carry_is_refused(dialect, value):
     "body", [b"", b"<html>busy</html>", b"{}", b"\xff\xfe", b"<a>\x00</a>"]
 )
 def test_rubbish_is_no_xml_rpc(body):
-    with pytest.raises(errors.BadAnswer, match="http://host did not .* no XML-RPC"):
+    with pytest.raises(errors.BadAnswer, match="http://host did not .*no XML-RPC"):
         XML.exchange(saying(body, "text/xml"), "VM.get_all", ())
 
 
@@ -205,7 +206,7 @@ def test_fault_is_an_internal_error():
 @pytest.mark.parametrize("body", [b"", b"[]", b"{}", b"nonsense", b"\xff\xfe"])
 def test_rubbish_is_no_json_rpc(body):
     carry = saying(body, "application/json; charset=utf-8")
-    with pytest.raises(errors.BadAnswer, match="http://host did not .* no JSON") as no:
+    with pytest.raises(errors.BadAnswer, match="http://host did not .*no JSON") as no:
         JSON.exchange(carry, "VM.get_all", ())
     assert not isinstance(no.value, errors.NoSuchDialect)
 
@@ -291,6 +292,32 @@ def test_a_host_without_json_is_told_from_others(old, way):
     old.way = way
     with pytest.raises(errors.NoSuchDialect):
         asked(old)
+
+
+def test_a_session_finds_out_at_login_what_the_host_speaks(old):
+    old.way = WAYS[1]
+    url = f"http://127.0.0.1:{old.server_port}"
+    session = Session(lambda: transport.HttpTransport(url), "root", "secret", "test")
+    with session.requests.recording() as names, session:
+        login = "session.login_with_password"
+        assert names[:3] == [login, login, "session.get_this_host"]
+        assert names.count(login) == 2
+        assert session.call("VM.get_all")
+
+
+def test_a_session_prefers_json(host):
+    kinds = []
+
+    class Door(transport.InProcessTransport):
+        def request(self, path, content_type, body, patience=None):
+            kinds.append(content_type)
+            return super().request(path, content_type, body, patience)
+
+    with Session(
+        lambda: Door(host.handle, host.handle_json), "root", "secret", "test"
+    ) as session:
+        assert session.call("VM.get_all")
+    assert set(kinds) == {"application/json"}
 
 
 def test_a_busy_host_may_have_json(old):
