@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 
 import pytest
@@ -29,6 +30,16 @@ def bare_rig(tmp_path):
     rig = fixtures.Rig(tmp_path)
     yield rig
     rig.close()
+
+
+@pytest.fixture
+def secured(bare_rig):
+    """A rig whose options trust its host's certificate, in TLS."""
+    with contextlib.closing(bare_rig.sim.serve(tls=True)) as server:
+        bare_rig.set_option("connection_url", server.url)
+        bare_rig.set_option("connection_fingerprints", [server.fingerprint])
+        bare_rig.server = server
+        yield bare_rig
 
 
 @pytest.fixture

@@ -4,27 +4,11 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
 import re
-
-import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.functional import doctoring
 from xenapi_driver.cmd import examination
 from xenapi_driver.xapi import transport
-
-
-@pytest.fixture
-def secured(bare_rig):
-    """A rig whose options trust its host's certificate, in TLS."""
-    with contextlib.closing(bare_rig.sim.serve(tls=True)) as server:
-        bare_rig.set_option("connection_url", server.url)
-        bare_rig.set_option("connection_fingerprints", [server.fingerprint])
-        bare_rig.server = server
-        yield bare_rig
 
 
 def warned(rig, check: str, pattern: str) -> dict[str, str]:
@@ -156,41 +140,14 @@ def test_two_ways_to_verify(secured):
 
 
 def test_a_certificate_that_ends_soon(secured):
-    _install_certificate(secured, days=10)
+    doctoring.show_certificate(secured, days=10)
     row = warned(secured, "certificate", "ends in (9|10) days")
     assert "renew" in row["Remedy"].lower()
 
 
 def test_a_certificate_that_has_ended(secured):
-    _install_certificate(secured, days=-3)
+    doctoring.show_certificate(secured, days=-3)
     warned(secured, "certificate", "ended [34] days ago")
-
-
-def _install_certificate(rig, days: int) -> None:
-    """Have the host show a certificate that ends so soon, and trust it."""
-    now = datetime.datetime.now(datetime.timezone.utc)
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "xcpng-01")])
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=100))
-        .not_valid_after(now + datetime.timedelta(days=days))
-        .sign(key, hashes.SHA256())
-    )
-    pem = key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    ) + made.public_bytes(serialization.Encoding.PEM)
-    file = rig.folder / "shown.pem"
-    file.write_bytes(pem)
-    fingerprint = made.fingerprint(hashes.SHA256()).hex(":").upper()
-    rig.server.show(file, fingerprint)
-    rig.set_option("connection_fingerprints", [fingerprint])
 
 
 def test_a_disabled_host(secured):
@@ -212,6 +169,16 @@ def test_a_host_that_follows_a_coordinator(pool_rig):
     assert told.status == 0
     assert "coordinator xcpng-01 (127.0.0.2) is followed" in told.rows[3]["Seen"]
     assert "xcpng-02" in told.of("host", "ok")[0]["Seen"]
+
+
+def test_a_host_that_does_not_answer(secured):
+    secured.set_option("login_timeout", 1)
+    secured.sim.faults.add("session.login_with_password", action="hang", times=9)
+    told = doctoring.consult(secured.nova_conf())
+    assert told.status == 1
+    [row] = told.of("connection", "failed")
+    assert "no answer within 1 seconds" in row["Seen"]
+    assert "xensource.log" in row["Remedy"]
 
 
 def test_no_bridge(secured):

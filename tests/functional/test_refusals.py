@@ -130,6 +130,22 @@ def test_a_certificate_that_nobody_vouches_for(bare_rig):
         refused_start(bare_rig, "connection_fingerprints", "certificate")
 
 
+def test_a_certificate_that_has_ended(secured):
+    file = doctoring.show_certificate(secured, days=-1)
+    secured.set_option("connection_fingerprints", None)
+    secured.set_option("connection_ca_file", str(file))
+    refused_start(secured, "expired.*: .*new certificate", "certificate")
+
+
+def test_an_address_that_no_host_of_the_pool_has(pool_rig):
+    port = int(pool_rig.options["xenserver", "connection_url"].rpartition(":")[2])
+    with contextlib.closing(
+        pool_rig.sim.serve(host="127.0.0.4", port=port, machine=1)
+    ) as gateway:
+        pool_rig.set_option("connection_url", gateway.url)
+        refused_start(pool_rig, "address 127.0.0.4: .*our host's", "login")
+
+
 def test_a_ca_file_that_is_not_there(bare_rig):
     with contextlib.closing(bare_rig.sim.serve(tls=True)) as server:
         bare_rig.set_option("connection_url", server.url)
@@ -155,7 +171,7 @@ def test_the_certificate_as_ca_file_is_enough(bare_rig):
 
 @pytest.mark.parametrize(
     ("scheme", "advice"),
-    [("http", "try .*connection_url = https://"), ("https", "check that .*firewall")],
+    [("http", r"connection_url = https://127\.0\.0\.1\."), ("https", "firewall")],
 )
 def test_a_port_where_nobody_listens(bare_rig, scheme, advice):
     with socket.socket() as unused:

@@ -148,12 +148,14 @@ class Examination:
             raise
         except errors.XapiError as exc:
             self._refused = exc  # what a later check shows
+        answer = self._opts.connection_read_timeout
         spent = (time.monotonic() - started) * 1000
         yield (
             OK,
             f"{fitness.shown(self._opts.connection_url)} answers; the login took "
             f"{spent:.0f} ms; time-outs: {self._opts.connection_connect_timeout} s for "
-            f"a connection, {self._opts.connection_read_timeout} s for an answer",
+            f"a connection, {self._opts.login_timeout or answer} s for a login, "
+            f"{answer} s for an answer",
             "",
         )
 
@@ -197,7 +199,7 @@ class Examination:
                 f"the pool's coordinator {leader.hostname} ({leader.address}) is "
                 "followed for our host"
             )
-        yield OK, f"as {user}; {seen}", ""
+        yield OK, f"as {user}, by {self._session.dialect}; {seen}", ""
 
     def _host(self) -> Findings:
         record = host.get(self._session, self._session.host_ref)
@@ -324,8 +326,8 @@ def _judged(shown: x509.Certificate, verified: str) -> tuple[str, str, str]:
         return (
             WARNING,
             seen,
-            "renew it in dom0 with xe host-refresh-server-certificate, and set the new "
-            "one's fingerprint before",
+            "renew it in dom0 with xe host-emergency-reset-server-certificate and set "
+            "the new one's fingerprint, or install one of your CA",
         )
     return OK, seen, ""
 

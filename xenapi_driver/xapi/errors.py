@@ -15,6 +15,7 @@
     +-- TaskLost               a task vanished: its outcome is unknown
     +-- PluginMissing          our dom0 plugins are not installed
     +-- PluginTooOld           they are, in a version that we cannot use
+    +-- NotAMember             the URL's address is not that of one host of the pool
     +-- PluginError            one of our plugins refused its request
     +-- XapiFailure            the host refused a call: code, params, call
         +-- HandleInvalid, VmBadPowerState, ... one class a code, see below
@@ -27,6 +28,7 @@ before it raises.
 
 from __future__ import annotations
 
+import re
 import ssl
 from collections.abc import Iterable, Sequence
 from typing import ClassVar
@@ -85,10 +87,10 @@ class HostUnreachable(Advised):
     @property
     def remedy(self) -> str:
         if self.url.startswith("http://"):
-            secure = self.url.replace("http", "https", 1)
+            address = re.sub(r":\d+$", "", self.url.removeprefix("http://"))
             return (
                 "a host of today may answer on port 443 only, so try [xenserver] "
-                f"connection_url = {secure}"
+                f"connection_url = https://{address}"
             )
         return (
             "check that [xenserver] connection_url names the host, that it is up and "
@@ -271,6 +273,26 @@ class PluginTooOld(Advised):
     @property
     def remedy(self) -> str:
         return "replace them in its /etc/xapi.d/plugins by those of this release"
+
+
+class NotAMember(Advised):
+    """No host of the pool has the address that led there, or several have.
+
+    :ivar addresses: what the URL's host name stands for
+    """
+
+    def __init__(self, addresses: Iterable[str]) -> None:
+        self.addresses = tuple(sorted(addresses))
+        super().__init__(self.addresses)
+
+    @property
+    def seen(self) -> str:
+        listed = " or ".join(self.addresses) or "of [xenserver] connection_url"
+        return f"Not one host of the pool alone has the address {listed}"
+
+    @property
+    def remedy(self) -> str:
+        return "set [xenserver] connection_url to an address of our host's interface"
 
 
 class PluginError(XapiError):

@@ -59,7 +59,7 @@ def get(session: Client) -> PoolRecord:
 def member_by_address(session: Client, addresses: frozenset[str]) -> str:
     """Return the reference of the host that has one of the IP addresses.
 
-    :raises NotUnique: none or several hosts have
+    :raises NotAMember: none or several hosts have
     """
     found = {
         rec["host"]
@@ -68,5 +68,5 @@ def member_by_address(session: Client, addresses: frozenset[str]) -> str:
         or any(ip.partition("/")[0] in addresses for ip in rec["IPv6"])
     }
     if len(found) != 1:
-        raise errors.NotUnique("host", " or ".join(sorted(addresses)), len(found))
+        raise errors.NotAMember(addresses)
     return str(found.pop())

@@ -115,6 +115,11 @@ class Session:
     def __exit__(self, *_exc_info: object) -> None:
         self.logout()
 
+    @property
+    def dialect(self) -> str:
+        """How we speak to the host, for people; the best that it knows after login."""
+        return self._dialects[0].name
+
     # Login and logout
 
     def login(self) -> None:
