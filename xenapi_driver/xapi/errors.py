@@ -22,6 +22,9 @@
         +-- TaskCancelled
             +-- TaskTimeout    cancelled by us: not finished in the time given
 
+Streams have some of their own, beside what raises them: ``handlers.HandlerRefused``,
+``streams.SourceMismatch``, ``streams.ExportShort`` and ``console.NoConsole``.
+
 Secrets are in none of them: the session masks its own reference and password
 before it raises.
 """

@@ -44,7 +44,10 @@ _KEEPALIVE = (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 6))
 # The web page of a refusal (XAPI, ocaml/libs/http-lib/http_svr.ml, response_*).
 _REASON = re.compile("Additional information </h1>(.*)</body>", re.DOTALL)
 _FAILURE = re.compile(r"([A-Z][A-Z0-9_]+): \[ (.*) \]", re.DOTALL)
-_MISSING = re.compile(r'Db_exn\.Read_missing_uuid\("(\w+)", "[^"]*", "([^"]*)"\)')
+_MISSING = re.compile(
+    r'Db_exn\.(?:Read_missing_uuid\("(\w+)", "[^"]*"'
+    r'|DBCache_NotFound\("missing row", "(\w+)"), "([^"]*)"\)'
+)
 
 
 class HandlerRefused(errors.XapiError):
@@ -321,7 +324,8 @@ def _refusal(
         description = (failure[1], *failure[2].split("; "))
         return session.failure(description, str(request))
     if missing := _MISSING.fullmatch(reason):
-        return session.failure(("HANDLE_INVALID", *missing.groups()), str(request))
+        described = ("HANDLE_INVALID", missing[1] or missing[2], missing[3])
+        return session.failure(described, str(request))
     # Anything could stand there, also our request with its cookie.
     return HandlerRefused(
         str(request), status, reason[:300].replace(session.reference(), errors.MASK)

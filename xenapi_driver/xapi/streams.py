@@ -19,6 +19,7 @@ import contextlib
 import dataclasses
 import hashlib
 import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, BinaryIO, Protocol
@@ -26,7 +27,7 @@ from typing import Any, BinaryIO, Protocol
 from oslo_log import log as logging
 
 from xenapi_driver.xapi import errors, handlers, tasks
-from xenapi_driver.xapi.client import Client
+from xenapi_driver.xapi.client import Client, matching
 
 LOG = logging.getLogger(__name__)
 
@@ -164,18 +165,29 @@ class _Transfer:
         self.account = account
 
     def __enter__(self) -> _Transfer:
-        request = self._request
-        self._task = str(self._session.call("task.create", str(request), ""))
+        self._task = _new_task(self._session, str(self._request))
         try:
-            arguments = {**request.arguments, "task_id": self._task}
-            request = dataclasses.replace(request, arguments=arguments)
-            # Our own host is the likeliest to have the SR; else it redirects.
-            own = self._session.host_ref
-            self._talk = handlers.ask(self._session, request, own)
+            self._talk = self._answered()
         except BaseException:
             self._give_up()
             raise
         return self
+
+    def _answered(self) -> handlers.Conversation:
+        # Our own host is the likeliest to have the SR; else it redirects.
+        own = self._session.host_ref
+        try:
+            return handlers.ask(self._session, self._bound(), own)
+        except errors.HandleInvalid as exc:
+            if exc.params != ("task", self._task):
+                raise
+            # A toolstack that has just been restarted forgot it; nothing began.
+            self._task = _new_task(self._session, str(self._request))
+            return handlers.ask(self._session, self._bound(), own)
+
+    def _bound(self) -> handlers.Request:
+        arguments = {**self._request.arguments, "task_id": self._task}
+        return dataclasses.replace(self._request, arguments=arguments)
 
     def __exit__(
         self,
@@ -247,6 +259,19 @@ class _Transfer:
         except errors.XapiError as exc:
             LOG.debug("%(request)s was given up. %(reason)s",
                       {"request": self._request, "reason": exc})  # fmt: skip
+
+
+def _new_task(session: Client, what: str) -> str:
+    """Return a pending task; the one that was made when its answer got lost.
+
+    No handler works on such a one, so that it would stay pending for ever.
+    """
+    label = f"{what} {uuid.uuid4()}"
+    try:
+        return str(session.call("task.create", label, ""))
+    except errors.ConnectionLost:
+        made = list(matching(session, "task", {"name__label": label}))
+        return str(made[0] if made else session.call("task.create", label, ""))
 
 
 # in

@@ -288,6 +288,27 @@ def test_a_restart_of_the_toolstack(sim, session, full, name, at):
     assert get(session, full) == CONTENT
 
 
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("action", ["cut", "restart"])
+def test_a_task_whose_answer_is_lost(sim, session, disk, action, after):
+    sim.faults.add("task.create", action=action, after=after)
+    assert put(session, disk).size == SIZE
+
+
+def test_a_task_that_is_forgotten_at_once(session, disk, monkeypatch):
+    ask = handlers.ask
+
+    def late(*args):
+        monkeypatch.setattr(handlers, "ask", ask)
+        (task,) = session.call("task.get_all")
+        session.call("task.set_status", task, "failure")
+        session.call("task.destroy", task)
+        return ask(*args)
+
+    monkeypatch.setattr(handlers, "ask", late)
+    assert put(session, disk).size == SIZE
+
+
 @pytest.mark.parametrize("name", [IMPORT, EXPORT])
 @pytest.mark.parametrize("at", [-1, MIB])
 def test_a_host_that_hangs_is_given_up(sim, full, name, at, session):
