@@ -8,6 +8,7 @@ nova-compute does not start with a fatal one; ``xenapi-driver doctor`` shows all
 from __future__ import annotations
 
 import dataclasses
+import re
 import urllib.parse
 from collections.abc import Iterator
 
@@ -116,6 +117,10 @@ def shown(url: str) -> str:
     return f"{scheme}{separator}{rest.rpartition('@')[2]}"
 
 
+def _without_port(address: str) -> str:
+    return re.sub(r":\d+/?$", "", address)
+
+
 def _password(conf: cfg.ConfigOpts) -> Iterator[Problem]:
     if conf.xenserver.connection_password is None:
         yield Problem(
@@ -135,7 +140,7 @@ def _verification(conf: cfg.ConfigOpts) -> Iterator[Problem]:
         yield Problem(
             f"[xenserver] connection_url = {shown(url)} sends the password and all "
             "calls readable for the network",
-            f"set it to https://{shown(url).removeprefix('http://')}",
+            f"set it to https://{_without_port(shown(url).removeprefix('http://'))}",
             fatal=False,
         )
     elif opts.connection_insecure:

@@ -89,6 +89,7 @@ def test_wrong_password_names_user_and_options():
         errors.PluginError("NO_SPACE", ["/sr"], "glance.download_vhd"),
         errors.SrFull("SR_FULL", ["1", "2"], "VDI.create"),
         errors.NotUnique("VM", "x", 2),
+        errors.NotAMember(frozenset({"192.0.2.1", "192.0.2.2"})),
     ],
 )
 def test_errors_survive_pickling_and_are_sentences(error):
