@@ -3,6 +3,8 @@
 
 import contextlib
 import os
+import subprocess
+import sys
 import threading
 import time
 import xmlrpc.client
@@ -337,3 +339,52 @@ def test_bytes_are_counted_with_requests(calm):
         assert names == ["VM.get_all_records"]
         assert names.sent < counter.sent - sent
         assert counter.polls_sent == counter.polls_received == 0
+
+
+UNDER_EVENTLET = """
+import eventlet
+eventlet.monkey_patch()
+import sys, threading
+url, fingerprint = sys.argv[1:]
+from xenapi_driver.xapi import certificates, transport
+from xenapi_driver.xapi.session import Session, Tuning
+
+verify = certificates.Verify(fingerprints=(fingerprint,))
+way = lambda: transport.connect(url, verify=verify)
+with Session(way, "root", "secret", "t", Tuning(connections=2)) as session:
+    vm = session.call("VM.get_all")[0]
+    ended = []
+    def change():
+        session.call("VM.set_name_description", vm, "")
+        ended.append("change")
+    def read():
+        session.call("VM.get_uuid", vm)
+        ended.append("read")
+    threads = [threading.Thread(target=do) for do in [change] * 20 + [read] * 20]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+assert sorted(ended) == ["change"] * 20 + ["read"] * 20, ended
+print("done")
+"""
+
+
+def test_connections_are_shared_in_eventlet_mode(calm):
+    pytest.importorskip("eventlet", reason="missing: eventlet")
+    server = calm.serve(tls=True)
+    calm.faults.add("VM.set_name_description", action="hang", times=-1)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", UNDER_EVENTLET,
+         server.url, server.fingerprint],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+    ) as client:  # fmt: skip
+        try:
+            # All reads come through while the changes hang.
+            assert soon(lambda: calm.requests.by_method.get("VM.get_uuid") == 20, 60)
+            calm.faults.clear()
+            said, complained = client.communicate(timeout=60)
+        finally:
+            client.kill()
+    assert said.strip() == "done", complained
