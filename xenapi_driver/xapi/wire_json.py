@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +21,11 @@ _CONTENT_TYPE = "application/json"
 # verb, or its XML-RPC handler that could not read the request. Anything else,
 # such as 503, is trouble that XML-RPC would have, too.
 _ABSENT = frozenset({404, 405, 500, 501})
+
+# What XML has no form for: null, and characters that are escaped in JSON (as
+# number, \b or \f) or begin with these two bytes. Looked for before values are
+# gone through, as it is seldom there and an answer can be large.
+_NOT_IN_XML = re.compile(rb"null|\\[ubf]|\xef\xbf")
 
 
 class JsonRpc:
@@ -60,9 +66,7 @@ def _decoded(answer: Answer) -> dict[str, Any]:
         raise errors.BadAnswer(answer.url, f"no JSON ({exc})") from exc
     if not isinstance(decoded, dict) or not decoded.keys() & {"result", "error"}:
         raise errors.BadAnswer(answer.url, "no JSON-RPC")
-    # What XML cannot carry, or carries otherwise; looked for first, as it is
-    # seldom there and an answer can be large.
-    if b"null" in answer.body or b"\\u" in answer.body or b"\xef\xbf" in answer.body:
+    if _NOT_IN_XML.search(answer.body):
         error = decoded.get("error")
         decoded = _as_in_xml(decoded)
         decoded["error"] = error
