@@ -31,7 +31,7 @@ from xenapi_driver.ops import (
     spawn,
     startup,
 )
-from xenapi_driver.xapi import errors
+from xenapi_driver.xapi import errors, vm
 from xenapi_driver.xapi.home import Home
 from xenapi_driver.xapi.session import Session
 
@@ -268,13 +268,10 @@ class XenAPIDriver(driver.ComputeDriver):
         return hardware.InstanceInfo(state=POWER_STATES[state], internal_id=internal_id)
 
     def list_instances(self) -> list[str]:
-        return [record.name_label for record in inventory.ours(self.home)]
+        return [record.name_label for record in vm.ours(self.home.session)]
 
     def list_instance_uuids(self) -> list[str]:
-        return [
-            record.other_config[inventory.VM_INSTANCE_KEY]
-            for record in inventory.ours(self.home)
-        ]
+        return [record.nova_uuid for record in vm.ours(self.home.session)]
 
     # Build and delete
 

@@ -14,7 +14,6 @@ from xenapi_driver.xapi import (
     network,
     pbd,
     plugins,
-    pool,
     sr,
     vbd,
     vdi,
@@ -60,22 +59,20 @@ def disk_record(sr_ref):
 
 
 def test_login_finds_host_and_pool(sim, session):
-    assert session.host_uuid == sim.host_uuid
-    assert pool.get(session).master == session.host_ref
+    assert session.host.uuid == sim.host_uuid
+    assert session.pool.master == session.host_ref
     record = host.get(session, session.host_ref)
-    total, free = host.memory(session, session.host_ref)
     assert record.enabled
-    assert 0 < free < total
+    assert host.free_memory(session, record.ref) > 0
 
 
 def test_default_sr_is_plugged_here(sim, session):
-    record = sr.get(session, pool.get(session).default_sr)
+    record = sr.get(session, session.pool.default_sr)
     assert record.uuid == sim.default_sr_uuid
     assert pbd.of_host_sr(session, session.host_ref, record.ref).currently_attached
     assert record.free_bytes > 0
-    found = sr.find(session, "i18n-key", "local-storage", session.host_ref)
-    assert found.uuid == record.uuid
-    assert found.uuid in [one.uuid for one in sr.all(session)]
+    assert record.other_config["i18n-key"] == "local-storage"
+    assert record.uuid in [one.uuid for one in sr.all(session)]
 
 
 def test_integration_bridge_is_made_once(session):
@@ -91,7 +88,7 @@ def test_integration_bridge_is_made_once(session):
 
 
 def test_disk_lives_and_dies(session):
-    sr_ref = pool.get(session).default_sr
+    sr_ref = session.pool.default_sr
     ref = vdi.create(session, disk_record(sr_ref))
     twin = vdi.clone(session, ref)
     vdi.set_name_label(session, twin, "twin")
@@ -113,7 +110,7 @@ def test_disk_lives_and_dies(session):
 def test_server_lives_and_dies(sim, session):
     before = sim.inventory()
     here = session.host_ref
-    disk = vdi.create(session, disk_record(pool.get(session).default_sr))
+    disk = vdi.create(session, disk_record(session.pool.default_sr))
     wire = network.find_by_bridge(session, "xenbr0")
     ref = vm.create(session, server_record(here))
     vbd.create(session, vbd_record(ref, disk))
@@ -121,7 +118,7 @@ def test_server_lives_and_dies(sim, session):
     with session.requests.recording() as names:
         vm.start_on(session, ref, here, paused=True)
     assert names == ["Async.VM.start_on", "task.destroy"]
-    assert vm.find_by_name(session, "instance-1").power_state == "Paused"
+    assert vm.get(session, ref).power_state == "Paused"
     vm.unpause(session, ref)
     vm.clean_reboot(session, ref)
     vm.hard_reboot(session, ref)
@@ -165,7 +162,8 @@ def test_plugin_refusal_keeps_its_code(session):
 
 
 def test_expired_session_is_renewed(sim, session):
-    sim.faults.add("VM.get_all_records_where", ["SESSION_INVALID", "OpaqueRef:x"])
+    sim.faults.add("host.compute_free_memory", action="expire")
+    assert host.free_memory(session, session.host_ref) > 0
     assert vm.ours(session) == []
     assert sim.requests.by_method["session.login_with_password"] == 2
 
@@ -173,7 +171,7 @@ def test_expired_session_is_renewed(sim, session):
 def test_full_sr_has_its_own_class(sim, session):
     sim.faults.add("VDI.create", ["SR_BACKEND_FAILURE_44", "", "No space left", ""])
     with pytest.raises(errors.SrFull, match="no room left"):
-        vdi.create(session, disk_record(pool.get(session).default_sr))
+        vdi.create(session, disk_record(session.pool.default_sr))
 
 
 def test_methods_tell_what_the_host_can_do(session):

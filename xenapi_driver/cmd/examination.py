@@ -22,7 +22,8 @@ from oslo_config import cfg
 from xenapi_driver import conf as options
 from xenapi_driver import exceptions
 from xenapi_driver.ops import fitness, startup
-from xenapi_driver.xapi import errors, host, network, pif, plugins, pool
+from xenapi_driver.xapi import errors, host, network, pif, plugins
+from xenapi_driver.xapi.host_metrics import HostMetricsRecord
 from xenapi_driver.xapi.session import Session
 
 OK = "ok"
@@ -189,7 +190,7 @@ class Examination:
         if self._refused is not None:
             raise self._refused
         ours = self._session.host_ref
-        coordinator = pool.get(self._session).master
+        coordinator = self._session.pool.master
         user = self._opts.connection_username
         if coordinator == ours:
             seen = "our host is its pool's coordinator"
@@ -280,7 +281,8 @@ class Examination:
     def _guests(self) -> Findings:
         record = host.get(self._session, self._session.host_ref)
         startup.check_guests(record)
-        total, free = host.memory(self._session, record.ref)
+        metrics = self._session.records[HostMetricsRecord][record.metrics]
+        total, free = metrics.memory_total, host.free_memory(self._session, record.ref)
         seen = (
             f"HVM; {free // _MIB} of {total // _MIB} MiB memory free, "
             f"{record.cpu_info.get('cpu_count', '?')} CPUs"

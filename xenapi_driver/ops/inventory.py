@@ -6,25 +6,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from xenapi_driver import exceptions
-from xenapi_driver.steps.build import VM_INSTANCE_KEY
-from xenapi_driver.xapi import host, sr, vm
+from xenapi_driver.xapi import host, vm
 from xenapi_driver.xapi.home import Home
+from xenapi_driver.xapi.host_metrics import HostMetricsRecord
 
 GIB = 2**30
 MIB = 2**20
-
-
-def ours(home: Home) -> list[vm.VmRecord]:
-    """Return the VMs that are servers of this compute node, in one request.
-
-    A halted VM is resident nowhere; its affinity then says whose it is.
-    """
-    mine = []
-    for record in vm.all_guests(home.session):
-        place = record.resident_on or record.affinity
-        if place == home.host.ref and VM_INSTANCE_KEY in record.other_config:
-            mine.append(record)
-    return mine
 
 
 def power_state(home: Home, name: str, uuid: str) -> tuple[str, int | None]:
@@ -61,13 +48,15 @@ class Resources:
 
 def resources(home: Home) -> Resources:
     """Read the host, its SR and its VMs, in six requests."""
-    record = host.get(home.session, home.host.ref)
-    total, free = host.memory(home.session, home.host.ref)
-    storage = sr.get(home.session, home.sr.ref)
+    record = home.host
+    now = home.session.records
+    total = now[HostMetricsRecord][record.metrics].memory_total
+    free = host.free_memory(home.session, record.ref)
+    storage = home.sr
     running = [
         guest
-        for guest in vm.all_guests(home.session)
-        if guest.resident_on == home.host.ref
+        for guest in now[vm.VmRecord].values()
+        if guest.resident_on == record.ref and not guest.is_control_domain
     ]
     return Resources(
         vcpus=int(record.cpu_info["cpu_count"]),

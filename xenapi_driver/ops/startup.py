@@ -73,18 +73,14 @@ def open_home(conf: cfg.ConfigOpts, session: Session) -> xapi_home.Home:
     check_compute_vm(conf, session)
     plugins.check_version(session)
     storage, path = find_storage(conf, session)
-    record = host.get(session, session.host_ref)
-    check_guests(record)
+    check_guests(session.host)
+    session.clear_leftovers()
     bridge = opts.ovs_integration_bridge
-    # Last, as it may make the network: a host that is unfit stays as it is.
+    if bridge:
+        # Last, as it may make the network: a host that is unfit stays as it is.
+        xapi_home.integration_network(session, bridge)
     return xapi_home.Home(
-        session=session,
-        host=record,
-        sr=storage,
-        sr_path=path,
-        integration_network=(
-            xapi_home.integration_network(session, bridge) if bridge else None
-        ),
+        session=session, sr_uuid=storage.uuid, sr_path=path, bridge=bridge or None
     )
 
 

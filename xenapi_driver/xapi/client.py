@@ -3,27 +3,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeVar
 
 from xenapi_driver.xapi import errors
 from xenapi_driver.xapi.events import EventLoop
 from xenapi_driver.xapi.requests import RequestCounter
+from xenapi_driver.xapi.tables import R, Snapshot
 from xenapi_driver.xapi.transport import Transport
 
 NULL_REF = "OpaqueRef:NULL"
 
-# Values that records are searched by; see matching().
-Fields = Mapping[str, str | bool]
+Found = TypeVar("Found")
 
 
 class Client(Protocol):
     """A logged-in session, as the verbs see it."""
 
     host_ref: str
-    pool_ref: str
     events: EventLoop
     requests: RequestCounter
+
+    @property
+    def records(self) -> Snapshot:
+        """The tables of records; see :attr:`Session.records`."""
 
     def call(self, method: str, *args: Any) -> Any:
         """Run a short call; see :meth:`Session.call`."""
@@ -47,37 +50,26 @@ class Client(Protocol):
         """Make the exception for an ErrorDescription."""
 
 
+def existing(session: Client, kind: type[R], ref: str) -> R:
+    """Return an object's record.
+
+    :raises HandleInvalid: there is no such object (any more)
+    """
+    record = session.records[kind].get(ref)
+    if record is None:
+        params = (kind.XAPI_CLASS, ref)
+        raise errors.HandleInvalid(
+            "HANDLE_INVALID", params, f"{kind.XAPI_CLASS}.get_record"
+        )
+    return record
+
+
 def or_none(ref: str) -> str | None:
     """Return the reference, None for XAPI's null."""
     return None if ref in ("", NULL_REF) else ref
 
 
-def matching(
-    session: Client, xapi_class: str, fields: Fields
-) -> dict[str, dict[str, Any]]:
-    """Return the records whose fields equal the values, in one request.
-
-    :param fields: XAPI's own spelling, two underscores for a nested field, as
-        in ``name__label``
-    :returns: dict of reference to record
-    """
-    terms = ["true"]
-    for name, value in fields.items():
-        literal = str(value).lower() if isinstance(value, bool) else value
-        # XAPI's filter language has no way to write a quote; the comparison
-        # below then does it alone.
-        if '"' not in literal and "\\" not in literal:
-            terms.append(f'field "{name}" = "{literal}"')
-    expression = " and ".join(terms[1:] or terms)
-    records = session.call(f"{xapi_class}.get_all_records_where", expression)
-    return {
-        ref: rec
-        for ref, rec in records.items()
-        if all(rec[name.replace("__", "_")] == value for name, value in fields.items())
-    }
-
-
-def only(xapi_class: str, name: str, found: Sequence[Any]) -> Any:
+def only(xapi_class: str, name: str, found: Sequence[Found]) -> Found | None:
     """Return the one object in ``found``, None when it is empty.
 
     :raises NotUnique: there are several

@@ -11,10 +11,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import socket
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from xenapi_driver.xapi import errors, handlers, vm
-from xenapi_driver.xapi.client import Client, matching
+from xenapi_driver.xapi.client import Client
 
 Protocol = Literal["rfb", "vt100"]
 
@@ -33,6 +34,26 @@ class NoConsole(errors.XapiError):
         return f"There is no console of VM {self.vm_name}: {self.reason}."
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class ConsoleRecord:
+    """What we read of one ``console.get_record``: a snapshot, not a live object.
+
+    :ivar protocol: rfb, vt100 or rdp
+    """
+
+    XAPI_CLASS: ClassVar[str] = "console"
+    OWNER: ClassVar[str] = "vm"
+
+    ref: str
+    uuid: str
+    vm: str
+    protocol: str
+
+    @classmethod
+    def from_xapi(cls, ref: str, rec: Mapping[str, Any]) -> ConsoleRecord:
+        return cls(ref=ref, uuid=rec["uuid"], vm=rec["VM"], protocol=rec["protocol"])
+
+
 @dataclasses.dataclass(frozen=True)
 class Console:
     """Where a console is.
@@ -49,7 +70,7 @@ class Console:
 
 
 def find(session: Client, vm_ref: str, protocol: Protocol = "rfb") -> Console:
-    """Return a running VM's console, in two requests.
+    """Return a running VM's console.
 
     :raises NoConsole: it does not run, or has none of this protocol
     :raises HandleInvalid: there is no such VM
@@ -58,9 +79,10 @@ def find(session: Client, vm_ref: str, protocol: Protocol = "rfb") -> Console:
     if record.power_state != "Running" or record.resident_on is None:
         reason = f"it is {record.power_state.lower()}, and only a running VM has one"
         raise NoConsole(record.name_label, reason)
-    for ref, rec in matching(session, "console", {"VM": vm_ref}).items():
-        if rec["protocol"] == protocol:
-            return Console(ref, protocol, vm_ref, record.name_label, record.resident_on)
+    for one in session.records[ConsoleRecord].owned_by(vm_ref):
+        if one.protocol == protocol:
+            name, host_ref = record.name_label, record.resident_on
+            return Console(one.ref, protocol, vm_ref, name, host_ref)
     raise NoConsole(record.name_label, f"it has none that speaks {protocol}")
 
 

@@ -6,12 +6,15 @@
     XapiError
     +-- HostUnreachable        no connection: nothing was asked
     +-- ConnectionLost         cut while a call was under way
+    |   +-- AnswerLate         not cut, but given up
     +-- CertificateRefused     the host's certificate is not the one we trust
     +-- BadAnswer              what came back is not XAPI's protocol
     |   +-- NoSuchDialect      and the host does not know the dialect at all
     +-- ConnectionsBusy        all connections are in use, for too long
     +-- NotLoggedIn            the session was closed, or never opened
+    +-- EventsLate             the host's events do not come
     +-- NotUnique              one object was expected, several were found
+    +-- OutcomeUnknown         an answer was lost, and nothing tells what was done
     +-- TaskLost               a task vanished: its outcome is unknown
     +-- PluginMissing          our dom0 plugins are not installed
     +-- PluginTooOld           they are, in a version that we cannot use
@@ -118,6 +121,10 @@ class ConnectionLost(XapiError):
         return f"The connection to the XAPI host at {self.url} was lost: {self.reason}."
 
 
+class AnswerLate(ConnectionLost):
+    """The host did not answer in time; it may do, or begin, the work later."""
+
+
 class CertificateRefused(Advised):
     """The host's TLS certificate is not trusted.
 
@@ -214,6 +221,17 @@ class NotLoggedIn(XapiError):
         return "There is no XAPI session: log in first."
 
 
+class EventsLate(XapiError):
+    """What is known of the host is too old to go by."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(seconds)
+        self.seconds = seconds
+
+    def __str__(self) -> str:
+        return f"The XAPI host has told nothing of its state for {self.seconds:g} s."
+
+
 class NotUnique(XapiError):
     """A name that should belong to one object belongs to several."""
 
@@ -225,6 +243,20 @@ class NotUnique(XapiError):
 
     def __str__(self) -> str:
         return f"{self.count} {self.xapi_class} objects are named {self.name!r}."
+
+
+class OutcomeUnknown(XapiError):
+    """A call that changes something may or may not have been carried out."""
+
+    def __init__(self, call: str) -> None:
+        super().__init__(call)
+        self.call = call
+
+    def __str__(self) -> str:
+        return (
+            f"The host's answer to {self.call} was lost, and nothing tells whether "
+            "it was carried out."
+        )
 
 
 class TaskLost(XapiError):

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """One thread that listens to the host for everybody: event.from without end.
 
-A caller that waits for an object takes a :class:`Watch` on it; the loop puts
-each new snapshot of that object into it. The thread starts with the first
-watch and ends when the session is closed. A connection that breaks only delays
-it: the token says where to go on.
+What it hears is kept as a :class:`~xenapi_driver.xapi.tables.Snapshot`, so that
+readers ask us and not the host; who waits for one object takes a :class:`Watch`;
+who wants to hear of all changes subscribes. The thread starts with the first of
+them and ends when the session is closed. Trouble only delays it: the token says
+where to go on, and where events may have got lost all objects are read again and
+the differences are told as changes.
 
 Only stdlib threading and queue.Queue are used: both work as native threads and
 when eventlet has replaced them (``queue.SimpleQueue`` would not).
@@ -12,8 +14,11 @@ when eventlet has replaced them (``queue.SimpleQueue`` would not).
 
 from __future__ import annotations
 
+import dataclasses
 import queue
+import random
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
@@ -21,17 +26,22 @@ from typing import Any
 from oslo_log import log as logging
 
 from xenapi_driver.xapi import errors
+from xenapi_driver.xapi.tables import Kind, Snapshot
 
 LOG = logging.getLogger(__name__)
 
-Snapshot = Mapping[str, Any]
-# What the session gives us: (classes, token, seconds) to event.from's answer.
-Poll = Callable[[Sequence[str], str, float], Mapping[str, Any]]
-
 # Seconds that one event.from may block; below any sensible read time-out.
 _POLL_SECONDS = 20.0
+# How soon the count of objects is looked at again when it does not agree.
+_DOUBT_SECONDS = 0.2
+# At least so long lies between two readings of everything for such doubts.
+_READ_ALL_SECONDS = 5.0
 _FIRST_PAUSE = 0.2
 _LONGEST_PAUSE = 5.0
+# A wrong password costs the host five seconds, and may be locked out.
+_REFUSED_PAUSE = 60.0
+# How long the event of a change of ours may take before the host is asked for one.
+_NATURAL_SECONDS = 0.5
 
 
 class Gone:
@@ -41,19 +51,52 @@ class Gone:
 GONE = Gone()
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Change:
+    """What became of one object; ``old`` or ``new`` is None where there is none."""
+
+    kind: Kind
+    ref: str
+    old: Any
+    new: Any
+
+
+Listener = Callable[[Sequence[Change]], None]
+# Whether the effect of a call of ours is in the tables.
+Visible = Callable[[Snapshot], bool]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Answer:
+    """What one event.from brought.
+
+    :ivar complete: it tells of every object, and not only of changes
+    """
+
+    events: Sequence[Mapping[str, Any]]
+    token: str
+    counts: Mapping[str, Any]
+    complete: bool
+
+
+# What the session gives us: (classes, token, seconds) to an answer.
+Poll = Callable[[Sequence[str], str, float], Answer]
+
+
 class Watch:
     """The changes of one object, in order; a context manager.
 
     Two changes at short distance may come as one.
     """
 
-    def __init__(self, loop: EventLoop, ref: str) -> None:
+    def __init__(self, loop: EventLoop, kind: Kind, ref: str) -> None:
         self._loop = loop
+        self._kind = kind
         self._ref = ref
-        self._changes: queue.Queue[Snapshot | Gone] = queue.Queue()
+        self._changes: queue.Queue[Any] = queue.Queue()
 
     def __enter__(self) -> Watch:
-        self._loop.add(self._ref, self)
+        self._loop.add(self._kind, self._ref, self)
         return self
 
     def __exit__(
@@ -64,60 +107,204 @@ class Watch:
     ) -> None:
         self._loop.remove(self._ref, self)
 
-    def put(self, change: Snapshot | Gone) -> None:
-        """Hand on a change; for the loop."""
+    def put(self, change: Any) -> None:
+        """Hand on a record, or ``GONE``; for the loop."""
         self._changes.put(change)
 
-    def next(self, timeout: float) -> Snapshot | Gone | None:
-        """Return the next snapshot; None when there is none in ``timeout``."""
+    def next(self, timeout: float) -> Any:
+        """Return the next record or ``GONE``; None when nothing came in time."""
         try:
             return self._changes.get(timeout=max(timeout, 0.0))
         except queue.Empty:
             return None
 
 
-class EventLoop:
-    """Runs event.from over ``classes`` and hands its events to watches."""
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Awaited:
+    """An effect of ours that the tables may not show yet.
 
-    def __init__(self, poll: Poll, classes: Sequence[str] = ("task",)) -> None:
+    :ivar poll: the number of the first event.from that certainly tells of it
+    """
+
+    visible: Visible
+    poll: int
+
+
+class EventLoop:
+    """Runs event.from over classes of records and keeps what it tells.
+
+    :param poll: carries out one event.from
+    :param inject: makes the host send an event; returns the token before it
+    :param patience: seconds for which readers wait while the host is not heard
+    """
+
+    def __init__(
+        self,
+        poll: Poll,
+        inject: Callable[[Snapshot], str],
+        kinds: Sequence[Kind],
+        patience: float,
+    ) -> None:
         self._poll = poll
-        self._classes = tuple(classes)
-        self._token = ""
-        self._lock = threading.Lock()
+        self._inject = inject
+        self._kinds = {kind.XAPI_CLASS.lower(): kind for kind in kinds}
+        self._patience = patience
+        self._news = threading.Condition()
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
         self._watches: dict[str, list[Watch]] = {}
-        # Events of a task can be here before its caller knows its reference.
-        self._known: dict[str, tuple[str, Snapshot]] = {}
+        self._listeners: list[Listener] = []
+        self._forget()
 
-    def watch(self, ref: str) -> Watch:
-        """Return a watch on the object; it counts from its ``with`` on.
+    def _forget(self) -> None:
+        self._snapshot = Snapshot(self._kinds.values())
+        self._token = ""
+        self._loaded = False
+        self._read_all = False  # with the next event.from
+        self._read_all_at = 0.0
+        self._doubtful = False
+        self._gaps: dict[str, int] = {}
+        self._awaited: list[_Awaited] = []
+        self._unsure = False
+        self._polls_begun = 0
+        self._polls_answered = 0
+        # Since when, and why, the host is not heard.
+        self._trouble_since = time.monotonic()
+        self._trouble: errors.XapiError | None = None
+
+    # For readers
+
+    def snapshot(self) -> Snapshot:
+        """Return the tables, at least as new as every call of ours that returned.
+
+        :raises errors.XapiError: the host was not heard for longer than readers
+            wait: what is known may be untrue by now
+        """
+        if threading.current_thread() is self._thread:
+            return self._snapshot  # a listener: it would wait for itself
+        with self._news:
+            self._ensure_running()
+            self._wait_until_heard()
+            awaited = list(self._awaited)
+            unsure, self._unsure = self._unsure, False
+            if not unsure:
+                self._news.wait_for(lambda: not self._open(awaited), _NATURAL_SECONDS)
+                if self._heard() and not self._open(awaited):
+                    return self._snapshot
+        LOG.debug("No event told of a change of ours; asking for one.")
+        snapshot = self.barrier()
+        if all(one.visible(snapshot) for one in awaited):
+            return snapshot
+        # Somebody has changed it again, or its event got lost for good.
+        with self._news:
+            self._read_all = True
+        return self.barrier()
+
+    def barrier(self, timeout: float | None = None) -> Snapshot:
+        """Return the tables as they are now or later, whoever changed what.
+
+        :param timeout: seconds, as long as readers wait when it is None
+        :raises errors.XapiError: the host was not heard in time
+        """
+        deadline = time.monotonic() + (self._patience if timeout is None else timeout)
+        with self._news:
+            self._ensure_running()
+            self._wait_until_heard()
+            snapshot = self._snapshot
+            read_all = self._read_all
+            begun = self._polls_begun
+        token = self._inject(snapshot)
+        with self._news:
+            while not (
+                self._polls_answered > begun or (self._token > token and not read_all)
+            ):
+                left = deadline - time.monotonic()
+                if left <= 0 or self._stopping.is_set():
+                    raise self._trouble or errors.EventsLate(self._patience)
+                self._news.wait(left)
+            return self._snapshot
+
+    def expect(self, visible: Visible) -> None:
+        """Have readers wait until ``visible`` of the tables; after a call of ours."""
+        with self._news:
+            if self._loaded and self.running and not visible(self._snapshot):
+                self._awaited.append(_Awaited(visible, self._polls_begun + 1))
+
+    def doubt(self) -> None:
+        """Have the next reader ask: a call of ours may have changed anything."""
+        with self._news:
+            self._unsure = self._loaded
+
+    def glance(self) -> Snapshot:
+        """Return the tables as far as they are known, without waiting."""
+        return self._snapshot
+
+    def _open(self, awaited: Sequence[_Awaited]) -> bool:
+        return any(one is other for one in awaited for other in self._awaited)
+
+    def _heard(self) -> bool:
+        return self._loaded and self._trouble is None
+
+    def _wait_until_heard(self) -> None:
+        while not self._heard():
+            left = self._trouble_since + self._patience - time.monotonic()
+            if left <= 0 or not self.running:
+                raise self._trouble or (
+                    errors.EventsLate(self._patience)
+                    if self.running
+                    else errors.NotLoggedIn()
+                )
+            self._news.wait(left)
+
+    # For those who wait or listen
+
+    def watch(self, kind: Kind, ref: str) -> Watch:
+        """Return a watch on an object; it counts from its ``with`` on.
 
         What is known of the object already comes first.
         """
-        return Watch(self, ref)
+        return Watch(self, kind, ref)
 
-    def add(self, ref: str, watch: Watch) -> None:
+    def add(self, kind: Kind, ref: str, watch: Watch) -> None:
         """Begin to feed a watch, and start the thread if it is the first."""
-        with self._lock:
+        with self._news:
             self._watches.setdefault(ref, []).append(watch)
-            if ref in self._known:
-                watch.put(self._known[ref][1])
-            if not self.running or self._stopping.is_set():
-                self._start()
+            self._ensure_running()
+            known = self._snapshot[kind].get(ref)
+            if known is not None:
+                watch.put(known)
 
     def remove(self, ref: str, watch: Watch) -> None:
         """Feed a watch no longer."""
-        with self._lock:
+        with self._news:
             left = [other for other in self._watches.get(ref, []) if other is not watch]
             if left:
                 self._watches[ref] = left
             else:
                 self._watches.pop(ref, None)
 
+    def subscribe(self, listener: Listener) -> None:
+        """Have ``listener`` called with the changes of each batch.
+
+        It is called in the loop's thread, so it hands on and returns at once. What
+        is there at the beginning is no change.
+        """
+        with self._news:
+            self._listeners = [*self._listeners, listener]
+            self._ensure_running()
+
+    def unsubscribe(self, listener: Listener) -> None:
+        """Call ``listener`` no longer; one that never was is fine."""
+        with self._news:
+            self._listeners = [one for one in self._listeners if one != listener]
+
+    # The thread
+
     def stop(self) -> None:
         """Ask the thread to end; it does once its event.from returns."""
         self._stopping.set()
+        with self._news:
+            self._news.notify_all()
 
     def join(self, timeout: float = 2.0) -> None:
         """Wait for the thread's end, after :meth:`stop`."""
@@ -127,14 +314,16 @@ class EventLoop:
 
     @property
     def running(self) -> bool:
-        """Whether the thread lives."""
-        return self._thread is not None and self._thread.is_alive()
+        """Whether the thread lives and is not asked to end."""
+        thread = self._thread
+        return thread is not None and thread.is_alive() and not self._stopping.is_set()
 
-    def _start(self) -> None:
+    def _ensure_running(self) -> None:
+        if self.running:
+            return
         # A new Event for each thread: one that still ends must not be revived.
         self._stopping = threading.Event()
-        self._token = ""
-        self._known.clear()
+        self._forget()
         self._thread = threading.Thread(
             target=self._run, args=(self._stopping,), name="xapi-events", daemon=True
         )
@@ -144,55 +333,130 @@ class EventLoop:
         pause = _FIRST_PAUSE
         while not stopping.is_set():
             try:
-                answer = self._poll(self._classes, self._token, _POLL_SECONDS)
+                self._once(stopping)
+                pause = _FIRST_PAUSE
+                continue
             except errors.NotLoggedIn:
-                return
+                stopping.set()
+                break
             except errors.EventTokenInvalid as exc:
                 LOG.info("Reading all objects again: %s", exc)
-                self._token = ""
+                self._read_all = True
+                failed: errors.XapiError = exc
             except errors.XapiError as exc:
-                if stopping.is_set():
-                    return
-                LOG.warning("No events from the host for %(pause).1f s: %(reason)s",
-                            {"pause": pause, "reason": exc})  # fmt: skip
-                stopping.wait(pause)
-                pause = min(pause * 2, _LONGEST_PAUSE)
-            else:
-                self._take(answer, stopping)
-                pause = _FIRST_PAUSE
+                failed = exc
+            if stopping.is_set():
+                break
+            self._note_trouble(failed, pause)
+            refused = isinstance(failed, errors.AuthenticationFailed)
+            longest = _REFUSED_PAUSE if refused else _LONGEST_PAUSE
+            stopping.wait(random.uniform(0.5, 1.0) * (longest if refused else pause))
+            pause = min(pause * 2, longest)
+        with self._news:
+            self._news.notify_all()
 
-    def _take(self, answer: Mapping[str, Any], stopping: threading.Event) -> None:
-        with self._lock:
+    def _note_trouble(self, failed: errors.XapiError, pause: float) -> None:
+        with self._news:
+            if self._trouble is None:
+                if self._loaded:
+                    self._trouble_since = time.monotonic()
+                LOG.warning("No events from the host: %s", failed)
+            self._trouble = failed
+            self._news.notify_all()
+        LOG.debug("The host is asked for events again in %.1f s.", pause)
+
+    def _once(self, stopping: threading.Event) -> None:
+        """Ask for events once and take over what comes."""
+        with self._news:
+            self._polls_begun += 1
+            number = self._polls_begun
+            if self._read_all:
+                self._token, self._read_all = "", False
+            seconds = _DOUBT_SECONDS if self._doubtful else _POLL_SECONDS
+        answer = self._poll(tuple(self._kinds), self._token, seconds)
+        with self._news:
             if stopping.is_set():
                 return  # another thread may have taken over
-            complete = not self._token
-            if complete:
-                self._known.clear()
-            for event in answer["events"]:
-                self._take_event(event)
-            counts = answer.get("valid_ref_counts", {})
-            if not complete and self._missed_deletions(counts):
-                # XAPI keeps only some hundred deletions: read all again.
-                LOG.info("Some deletions were missed; reading all objects again.")
-                self._token = ""
-            else:
-                self._token = str(answer["token"])
+            told = self._loaded
+            changes = self._taken(answer)
+            self._polls_answered = number
+            self._awaited = [
+                one
+                for one in self._awaited
+                if number < one.poll and not one.visible(self._snapshot)
+            ]
+            if self._trouble is not None:
+                LOG.info("Events come from the host again.")
+                self._trouble = None
+            self._check_counts(answer)
+            listeners = self._listeners if told and changes else []
+            self._news.notify_all()
+        for listener in listeners:
+            listener(changes)
 
-    def _take_event(self, event: Mapping[str, Any]) -> None:
-        ref = event["ref"]
-        change: Snapshot | Gone = GONE
-        if event["operation"] == "del":
-            self._known.pop(ref, None)
-        else:
-            snapshot: Snapshot = event["snapshot"]
-            self._known[ref] = (str(event["class"]).lower(), snapshot)
-            change = snapshot
-        for watch in self._watches.get(ref, ()):
-            watch.put(change)
+    def _taken(self, answer: Answer) -> list[Change]:
+        """Put the events into the tables and the watches; return what changed."""
+        found = self._records(answer)
+        changes: list[Change] = []
+        for kind, records in found.items():
+            table = self._snapshot[kind]
+            if answer.complete:
+                gone = [ref for ref in table if ref not in records]
+                records.update(dict.fromkeys(gone))
+            for ref, new in list(records.items()):
+                old = table.get(ref)
+                if old == new:
+                    del records[ref]
+                else:
+                    changes.append(Change(kind, ref, old, new))
+        self._snapshot = self._snapshot.changed(found)
+        self._token = answer.token
+        self._loaded = True
+        for change in changes:
+            for watch in self._watches.get(change.ref, ()):
+                watch.put(GONE if change.new is None else change.new)
+        return changes
 
-    def _missed_deletions(self, counts: Mapping[str, Any]) -> bool:
-        known: dict[str, int] = {}
-        for xapi_class, _snapshot in self._known.values():
-            known[xapi_class] = known.get(xapi_class, 0) + 1
-        live = {name.lower(): int(count) for name, count in counts.items()}
-        return any(live.get(name, count) < count for name, count in known.items())
+    def _records(self, answer: Answer) -> dict[Kind, dict[str, Any]]:
+        """Return the records by kind and reference; None for what is deleted.
+
+        :raises errors.BadAnswer: a record lacks what every host has
+        """
+        found: dict[Kind, dict[str, Any]] = {kind: {} for kind in self._kinds.values()}
+        for event in answer.events:
+            kind = self._kinds.get(str(event["class"]).lower())
+            if kind is None:
+                continue
+            ref = event["ref"]
+            if event["operation"] == "del":
+                found[kind][ref] = None
+                continue
+            try:
+                found[kind][ref] = kind.from_xapi(ref, event["snapshot"])
+            except (KeyError, TypeError, ValueError) as exc:
+                reason = f"a {kind.XAPI_CLASS} record is not usable: {exc!r}"
+                raise errors.BadAnswer("The host", reason) from exc
+        return found
+
+    def _check_counts(self, answer: Answer) -> None:
+        """Find out whether we know as many objects as there are.
+
+        XAPI keeps only some hundred deletions, and says nothing when one of them
+        was too old to be told.
+        """
+        counts = {name.lower(): int(count) for name, count in answer.counts.items()}
+        gaps = {
+            name: counts[name] - len(self._snapshot[kind])
+            for name, kind in self._kinds.items()
+            if name in counts
+        }
+        if answer.complete:
+            # What is missing although everything was read stays so.
+            self._gaps = gaps
+            self._read_all_at = time.monotonic()
+        due = time.monotonic() - self._read_all_at > _READ_ALL_SECONDS
+        # The host may count a moment later than it looks for events: look again.
+        if self._doubtful and gaps != self._gaps and due:
+            LOG.info("Events were missed; reading all objects again.")
+            self._read_all = True
+        self._doubtful = gaps != self._gaps

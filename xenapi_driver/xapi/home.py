@@ -5,11 +5,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from xenapi_driver.xapi import errors, host, network, pbd, pool, sr
+from xenapi_driver.xapi import errors, host, network, pbd, sr
 from xenapi_driver.xapi.session import Session
 
 # SR types whose disks are plain VHD files below the SR's mount point.
 FILE_BASED = ("ext", "nfs", "file", "smb", "xfs", "cephfs", "glusterfs")
+
 
 class SrNotFound(errors.Advised):
     """No SR on our host matches ``sr_matching_filter``."""
@@ -34,16 +35,38 @@ class SrNotFound(errors.Advised):
 class Home:
     """What every operation needs to know of the place it works in.
 
+    It names things by what they keep for life: references change when the host
+    joins a pool.
+
     :ivar sr_path: the SR's directory in dom0, or None where disks are not files
-    :ivar integration_network: reference of the XAPI network on the integration
-        bridge, or None where none is configured
+    :ivar bridge: the integration bridge, or None where none is configured
     """
 
     session: Session = field(repr=False)
-    host: host.HostRecord
-    sr: sr.SrRecord
+    sr_uuid: str
     sr_path: str | None
-    integration_network: str | None
+    bridge: str | None
+
+    @property
+    def host(self) -> host.HostRecord:
+        """Our host."""
+        return self.session.host
+
+    @property
+    def sr(self) -> sr.SrRecord:
+        """The SR of the servers' disks.
+
+        :raises SrNotFound: it was removed
+        """
+        record = self.session.records[sr.SrRecord].by_uuid(self.sr_uuid)
+        if record is None:
+            raise SrNotFound(f"SR {self.sr_uuid} is no longer there.")
+        return record
+
+    @property
+    def integration_network(self) -> str | None:
+        """Reference of the network on the integration bridge, None without one."""
+        return self.bridge and integration_network(self.session, self.bridge)
 
 
 def find_sr(session: Session, matching: str) -> sr.SrRecord:
@@ -55,8 +78,10 @@ def find_sr(session: Session, matching: str) -> sr.SrRecord:
     criterion, _, pattern = matching.partition(":")
     key, _, value = pattern.partition("=")
     if criterion == "default-sr" and pattern == "true":
-        ref = pool.get(session).default_sr
-        found = [] if ref is None else [sr.get(session, ref)]
+        ref = session.pool.default_sr
+        # It may name an SR that is gone.
+        default = session.records[sr.SrRecord].get(ref or "")
+        found = [] if default is None else [default]
     elif criterion == "other-config" and key and value:
         found = [s for s in sr.all(session) if s.other_config.get(key) == value]
     else:

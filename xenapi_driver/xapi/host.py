@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
-from xenapi_driver.xapi.client import Client
+from xenapi_driver.xapi.client import Client, existing
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -59,15 +59,11 @@ class HostRecord:
 
 
 def get(session: Client, ref: str) -> HostRecord:
-    """Return the host."""
-    return HostRecord.from_xapi(ref, session.call("host.get_record", ref))
+    """Return the host.
 
-
-def memory(session: Client, ref: str) -> tuple[int, int]:
-    """Return the host's memory and what new VMs can have of it, in bytes."""
-    metrics = session.call("host.get_metrics", ref)
-    total = int(session.call("host_metrics.get_memory_total", metrics))
-    return total, free_memory(session, ref)
+    :raises HandleInvalid: it is gone
+    """
+    return existing(session, HostRecord, ref)
 
 
 def free_memory(session: Client, ref: str) -> int:

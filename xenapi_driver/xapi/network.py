@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from xenapi_driver.xapi import errors
-from xenapi_driver.xapi.client import Client, matching, only
+from xenapi_driver.xapi.client import Client, only
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -48,10 +48,8 @@ def find_by_bridge(session: Client, bridge: str) -> NetworkRecord | None:
 
     :raises NotUnique: several say that they are
     """
-    found = matching(session, "network", {"bridge": bridge})
-    records = [NetworkRecord.from_xapi(ref, rec) for ref, rec in found.items()]
-    record: NetworkRecord | None = only("network", bridge, records)
-    return record
+    networks = session.records[NetworkRecord].values()
+    return only("network", bridge, [one for one in networks if one.bridge == bridge])
 
 
 def find_by_name(session: Client, name: str) -> NetworkRecord | None:
@@ -59,10 +57,7 @@ def find_by_name(session: Client, name: str) -> NetworkRecord | None:
 
     :raises NotUnique: several have it
     """
-    found = matching(session, "network", {"name__label": name})
-    records = [NetworkRecord.from_xapi(ref, rec) for ref, rec in found.items()]
-    record: NetworkRecord | None = only("network", name, records)
-    return record
+    return only("network", name, session.records[NetworkRecord].named(name))
 
 
 def create(session: Client, record: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from xenapi_driver.xapi.client import Client, Fields, matching
+from xenapi_driver.xapi.client import Client
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -36,16 +36,9 @@ class PbdRecord:
         )
 
 
-def of_host(session: Client, host_ref: str) -> list[PbdRecord]:
-    """Return the plugged PBDs of a host."""
-    fields: Fields = {"host": host_ref, "currently_attached": True}
-    found = matching(session, "PBD", fields)
-    return [PbdRecord.from_xapi(ref, rec) for ref, rec in found.items()]
-
-
 def of_host_sr(session: Client, host_ref: str, sr_ref: str) -> PbdRecord | None:
     """Return the plugged PBD between a host and an SR, None when there is none."""
-    fields: Fields = {"host": host_ref, "SR": sr_ref, "currently_attached": True}
-    for ref, rec in matching(session, "PBD", fields).items():
-        return PbdRecord.from_xapi(ref, rec)
+    for one in session.records[PbdRecord].owned_by(sr_ref):
+        if one.host == host_ref and one.currently_attached:
+            return one
     return None

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
-from xenapi_driver.xapi.client import Client, Fields, matching
+from xenapi_driver.xapi.client import Client
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class PifRecord:
     """What we read of one ``PIF.get_record``: a snapshot, not a live object.
 
@@ -18,6 +18,9 @@ class PifRecord:
     :ivar ip: its IPv4 address, "" where it has none
     :ivar ipv6: its IPv6 addresses with prefix length
     """
+
+    XAPI_CLASS: ClassVar[str] = "PIF"
+    OWNER: ClassVar[str] = "host"
 
     ref: str
     uuid: str
@@ -46,7 +49,7 @@ class PifRecord:
 
 def management(session: Client, host_ref: str) -> PifRecord | None:
     """Return the interface over which a host is managed, None where it has none."""
-    fields: Fields = {"host": host_ref, "management": True}
-    for ref, rec in matching(session, "PIF", fields).items():
-        return PifRecord.from_xapi(ref, rec)
+    for one in session.records[PifRecord].owned_by(host_ref):
+        if one.management:
+            return one
     return None

@@ -44,18 +44,6 @@ class PoolRecord:
         )
 
 
-def ref(session: Client) -> str:
-    """Return the one pool's reference."""
-    return str(session.call("pool.get_all")[0])
-
-
-def get(session: Client) -> PoolRecord:
-    """Return the pool."""
-    return PoolRecord.from_xapi(
-        session.pool_ref, session.call("pool.get_record", session.pool_ref)
-    )
-
-
 def member_by_address(session: Client, addresses: frozenset[str]) -> str:
     """Return the reference of the host that has one of the IP addresses.
 

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+from xenapi_driver.xapi.console import ConsoleRecord
 from xenapi_driver.xapi.host import HostRecord
 from xenapi_driver.xapi.host_metrics import HostMetricsRecord
 from xenapi_driver.xapi.network import NetworkRecord
 from xenapi_driver.xapi.pbd import PbdRecord
 from xenapi_driver.xapi.pci import PciRecord
+from xenapi_driver.xapi.pif import PifRecord
 from xenapi_driver.xapi.pool import PoolRecord
 from xenapi_driver.xapi.sr import SrRecord
 from xenapi_driver.xapi.tables import Kind
@@ -18,11 +20,13 @@ from xenapi_driver.xapi.vif import VifRecord
 from xenapi_driver.xapi.vm import VmRecord
 
 KINDS: tuple[Kind, ...] = (
+    ConsoleRecord,
     HostRecord,
     HostMetricsRecord,
     NetworkRecord,
     PbdRecord,
     PciRecord,
+    PifRecord,
     PoolRecord,
     SrRecord,
     TaskRecord,

@@ -3,26 +3,35 @@
 
 What happens to a session over days is handled here and nowhere else: it expires,
 connections break, the toolstack restarts, another member becomes coordinator. A
-call is repeated when it only reads, or when the host certainly did not begin it:
-no connection, an incomplete request, or a refusal of the session itself, which
-XAPI checks before anything else.
+call is repeated when a second one does no harm, or when the host certainly did
+not begin it: no connection, an incomplete request, or a refusal of the session
+itself, which XAPI checks before anything else. Of any other call whose answer was
+lost it is found out what became of it (:mod:`~xenapi_driver.xapi.lost`).
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import random
 import re
 import threading
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import XenAPI
 from oslo_log import log as logging
 
-from xenapi_driver.xapi import errors, events, pool, tasks, wire
+from xenapi_driver.xapi import effects, errors, events, lost, pool, tasks, wire
 from xenapi_driver.xapi.connections import Connections
+from xenapi_driver.xapi.host import HostRecord
+from xenapi_driver.xapi.pool import PoolRecord
+from xenapi_driver.xapi.records import KINDS
 from xenapi_driver.xapi.requests import RequestCounter
+from xenapi_driver.xapi.tables import Snapshot
+from xenapi_driver.xapi.task import CALL_LABEL, LABEL_HEADER, ORIGINATOR_LABEL
 from xenapi_driver.xapi.transport import Answer, Transport
 from xenapi_driver.xapi.wire_json import JsonRpc
 from xenapi_driver.xapi.wire_xml import XmlRpc
@@ -31,17 +40,12 @@ LOG = logging.getLogger(__name__)
 
 _API_VERSION = "1.0"  # login's third parameter; every known XAPI ignores it
 
+_LOGIN = "session.login_with_password"
 # Calls that take no session reference first.
-_SESSIONLESS = frozenset({"system.listMethods", "session.login_with_password"})
-
-# Calls that change nothing, so that a second one does no harm.
-_READS = re.compile(
-    r"(system\.listMethods|event\.from|host\.compute_free_memory"
-    r"|\w+\.get_\w+)$"
-)
+_SESSIONLESS = frozenset({"system.listMethods", _LOGIN})
 
 # Calls that are over at once, so that they need not wait behind slow changes.
-_QUICK = re.compile(r"(session|task)\.\w+$")
+_QUICK = re.compile(r"(session|task|event)\.\w+$")
 
 _FIRST_PAUSE = 0.1  # seconds before a repetition; doubles up to _LONGEST_PAUSE
 _LONGEST_PAUSE = 2.0
@@ -60,7 +64,7 @@ class Tuning:
 
     connections: int = 8
     login_seconds: float | None = None
-    retry_seconds: float = 10.0
+    retry_seconds: float = 60.0
     dialects: tuple[wire.Dialect, ...] = (JsonRpc(), XmlRpc())
 
 
@@ -68,11 +72,11 @@ class Session:
     """A logged-in client of a host or pool; safe to use from many threads.
 
     :ivar host_ref: our host: the one that the URL named, even in a pool whose
-        coordinator is another. Known after :meth:`login`, like the next two.
-    :ivar host_uuid: its UUID
-    :ivar pool_ref: its pool, which every host has
+        coordinator is another. Known after :meth:`login`; it may change when the
+        host joins a pool, so it is asked for each time.
     :ivar requests: what was sent so far
     :ivar events: what the host told us; tasks wait on it
+    :ivar labels_are_kept: whether the host is known to put our labels into tasks
     """
 
     def __init__(
@@ -94,15 +98,22 @@ class Session:
         self._dialects = tuning.dialects
 
         self._ref: str | None = None
+        self._polled_ref: str | None = None
         self._login_lock = threading.Lock()
         self._connections = Connections(self._new_transport, tuning.connections)
         self._poller: Transport | None = None
 
+        # What the labels of this session's calls begin with.
+        self._run = uuid.uuid4().hex[:12]
+        self._numbers = itertools.count(1)
+        self.labels_are_kept = False
+
         self.host_ref = ""
-        self.host_uuid = ""
-        self.pool_ref = ""
+        self._host_uuid = ""
         self.requests = RequestCounter()
-        self.events = events.EventLoop(self._poll)
+        self.events = events.EventLoop(
+            self._poll, self._inject, KINDS, patience=tuning.retry_seconds
+        )
 
     def __repr__(self) -> str:
         state = "logged in" if self._ref else "logged out"
@@ -155,13 +166,12 @@ class Session:
 
     def _logged_in(self) -> str:
         """Return a new session reference, from the coordinator of the pool."""
-        args = (self._username, self._password, _API_VERSION, self._originator)
         failed: errors.XapiError | None = None
         # At most: the old coordinator is gone, our own host names the new one,
         # which lets us in.
         for _attempt in range(3):
             try:
-                return self._login_in_some_dialect(args)
+                return self._login_in_some_dialect()
             except errors.HostIsSlave as exc:
                 failed = exc
                 self._coordinator = exc.params[0]
@@ -175,12 +185,12 @@ class Session:
             self._connections.drop()
         raise failed or errors.NotLoggedIn()
 
-    def _login_in_some_dialect(self, args: Sequence[str]) -> str:
+    def _login_in_some_dialect(self) -> str:
         """Log in, and find out what the host speaks; one request more for each no."""
-        method = "session.login_with_password"
         while True:
             try:
-                return str(self._once(method, args, self._login_seconds))
+                with self._connections.lend(reads=True) as transport:
+                    return self._logged_in_at(transport)
             except errors.NoSuchDialect as exc:
                 if len(self._dialects) == 1:
                     raise
@@ -189,14 +199,16 @@ class Session:
                           "reason": exc.reason})  # fmt: skip
                 self._dialects = self._dialects[1:]
 
+    def _logged_in_at(self, transport: Transport) -> str:
+        args = (self._username, self._password, _API_VERSION, self._originator)
+        return str(self._send(transport, _LOGIN, args, patience=self._login_seconds))
+
     def _find_ourselves(self) -> None:
         if self._coordinator is None:
             # A stale reference cannot be in the way: we have just logged in.
             self.host_ref = str(self.call("session.get_this_host", self._ref))
         else:
             self.host_ref = pool.member_by_address(self, self._door().addresses())
-        self.host_uuid = str(self.call("host.get_uuid", self.host_ref))
-        self.pool_ref = pool.ref(self)
 
     def _renew(self, stale: str) -> None:
         """Log in again, unless another thread has done so meanwhile."""
@@ -206,6 +218,81 @@ class Session:
             LOG.info("The XAPI session is no longer valid; logging in again.")
             self._ref = self._logged_in()
 
+    def _look_for_coordinator(self) -> None:
+        """Ask our own host who leads the pool; log in there if it is another now.
+
+        :raises HostUnreachable: our host does not answer either
+        """
+        with self._login_lock:
+            known = self._coordinator
+            if known is None or self._ref is None:
+                return
+            own = self._door()
+            try:
+                self._ref = self._logged_in_at(own)
+                self._coordinator = None
+            except errors.HostIsSlave as exc:
+                if exc.params[0] == known:
+                    return
+                self._coordinator = exc.params[0]
+                self._ref = self._logged_in()
+            finally:
+                own.close()
+            LOG.info("The pool has another coordinator: %s.",
+                     self._coordinator or "our own host")  # fmt: skip
+            self._connections.drop()
+
+    # State
+
+    @property
+    def records(self) -> Snapshot:
+        """The tables of records, as new as every call of ours that returned.
+
+        Costs no request, but waits: for the first reading of everything, and for
+        the event of what we have just changed.
+
+        :raises XapiError: the host was not heard for ``retry_seconds``
+        """
+        snapshot = self.events.snapshot()
+        self._recognise(snapshot)
+        return snapshot
+
+    @property
+    def host(self) -> HostRecord:
+        """Our host."""
+        return self.records[HostRecord][self.host_ref]
+
+    @property
+    def pool(self) -> PoolRecord:
+        """Our host's pool, which every host has."""
+        return next(iter(self.records[PoolRecord].values()))
+
+    def _recognise(self, snapshot: Snapshot) -> None:
+        """Find our host again, which has another reference in another pool."""
+        hosts = snapshot[HostRecord]
+        record = hosts.get(self.host_ref)
+        if record is None and self._host_uuid:
+            record = hosts.by_uuid(self._host_uuid)
+        if record is not None:
+            self.host_ref, self._host_uuid = record.ref, record.uuid
+
+    def reference(self) -> str:
+        """Return the session's reference, which is a secret.
+
+        :raises NotLoggedIn:
+        """
+        if self._ref is None:
+            raise errors.NotLoggedIn()
+        return self._ref
+
+    def door(self, host_ref: str | None = None) -> Transport:
+        """Return an unopened transport: to where calls go, or to a host."""
+        if host_ref is None or host_ref == self.host_ref and not self._coordinator:
+            return self._new_transport()
+        if host_ref == self.host_ref:
+            return self._door()
+        return self._door().elsewhere(self.records[HostRecord][host_ref].address)
+
     # Calls
 
     def call(self, method: str, *args: Any) -> Any:
@@ -214,14 +301,45 @@ class Session:
         The session reference is put first. Blocks until the host has answered.
 
         :raises XapiFailure: the host refused, as the subclass of the error code
-        :raises ConnectionLost: not a read, and possibly carried out
+        :raises OutcomeUnknown: its answer was lost, and nothing tells what was done
         :raises HostUnreachable: no connection for ``retry_seconds``
         """
+        value, _sent = self._carried_out(method, args)
+        return value
+
+    def begin(self, method: str, args: Sequence[Any]) -> tuple[str, lost.Sent]:
+        """Begin an ``Async.`` call; return its task, and what was sent.
+
+        Raises as :meth:`call` does.
+
+        :raises lost.AlreadyDone: its answer was lost, and the work is done
+        """
+        value, sent = self._carried_out(method, args)
+        return str(value), sent
+
+    def _carried_out(self, method: str, args: Sequence[Any]) -> tuple[Any, lost.Sent]:
+        label = f"{self._run}-{next(self._numbers)}"
+        before = self.events.glance() if self.events.running else None
+        sent = lost.Sent(method, args, label, before)
+        try:
+            value = self._persisted(sent)
+        except errors.XapiError:
+            if not effects.reads(method):
+                self.events.doubt()  # it may have got half way
+            raise
+        if before is not None and not effects.reads(method):
+            shows = effects.visible(method, args, value, before)
+            if shows is not None:
+                self.events.expect(shows)
+        return value, sent
+
+    def _persisted(self, sent: lost.Sent) -> Any:
+        """Send a call until it is answered, or its deadline has passed."""
         deadline = time.monotonic() + self._retry_seconds
         pause = _FIRST_PAUSE
         stale: str | None = None
         ref: str | None = None
-        renewed = False
+        renewed = unheard = False
         while True:
             failed: errors.XapiError
             try:
@@ -229,31 +347,49 @@ class Session:
                     renewed = True
                     self._renew(stale)
                     stale = None
+                if unheard:
+                    unheard = False
+                    self._look_for_coordinator()
                 ref = self._ref
                 if ref is None:
                     raise errors.NotLoggedIn()
-                params = args if method in _SESSIONLESS else (ref, *args)
-                return self._once(method, params)
+                params = sent.args if sent.method in _SESSIONLESS else (ref, *sent.args)
+                return self._once(sent.method, params, sent.label)
             except (errors.SessionInvalid, errors.HostIsSlave):
                 if renewed:
                     raise
                 stale = ref
                 continue
             except errors.ConnectionLost as exc:
-                if exc.begun and not _READS.match(method):
-                    raise
                 failed = exc
+                if exc.begun and not effects.repeatable(sent.method):
+                    done = self._found_out(sent, exc, deadline)
+                    if done is not None:
+                        return done.value
             except (errors.HostUnreachable, errors.HostStillBooting) as exc:
                 failed = exc
-                if self._coordinator is not None:
-                    # Our own host knows whether another one has taken over.
-                    stale = self._ref
+                unheard = True
             if time.monotonic() + pause > deadline:
                 raise failed
             LOG.warning("%(call)s is repeated. %(reason)s",
-                        {"call": method, "reason": failed})  # fmt: skip
-            time.sleep(pause)
+                        {"call": sent.method, "reason": failed})  # fmt: skip
+            time.sleep(random.uniform(0.5, 1.0) * pause)
             pause = min(pause * 2, _LONGEST_PAUSE)
+
+    def _found_out(
+        self, sent: lost.Sent, cut: errors.ConnectionLost, deadline: float
+    ) -> lost.Done | None:
+        """Return what became of a call; None when it may be sent again."""
+        LOG.warning("Finding out whether %(call)s was carried out. %(reason)s",
+                    {"call": sent.method, "reason": cut})  # fmt: skip
+        try:
+            done = lost.find_out(self, sent, deadline)
+        except errors.XapiError as exc:
+            raise errors.OutcomeUnknown(sent.method) from exc
+        if done is None and isinstance(cut, errors.AnswerLate):
+            # It may still lie before the host, which has not begun it yet.
+            raise errors.OutcomeUnknown(sent.method) from cut
+        return done
 
     def task(
         self,
@@ -268,74 +404,82 @@ class Session:
         """
         return tasks.run(self, method, args, progress=progress, timeout=timeout)
 
-    def door(self, host_ref: str | None = None) -> Transport:
-        """Return an unopened way to a host of the pool, for a stream.
-
-        :param host_ref: None for the one that calls go to
-        :raises HandleInvalid: there is no such host
-        """
-        if host_ref is None:
-            return self._new_transport()
-        if host_ref == self.host_ref:
-            return self._door()
-        return self._door().elsewhere(str(self.call("host.get_address", host_ref)))
-
-    def reference(self) -> str:
-        """Return the session's reference: a secret, for a header of a stream.
-
-        :raises NotLoggedIn: before login and after logout
-        """
-        ref = self._ref
-        if ref is None:
-            raise errors.NotLoggedIn()
-        return ref
+    def clear_leftovers(self) -> None:
+        """Remove the tasks that an earlier process of ours has left on the host."""
+        count = tasks.clear_leftovers(self, self._originator, self._run)
+        if count:
+            LOG.info("Removed %d tasks of an earlier run.", count)
 
     def methods(self) -> frozenset[str]:
         """Return the names of all calls that the host has."""
         return frozenset(self.call("system.listMethods"))
 
-    def _poll(self, classes: Sequence[str], token: str, timeout: float) -> Any:
+    def _inject(self, snapshot: Snapshot) -> str:
+        """Make the host send an event; return the token before it."""
+        for record in snapshot[PoolRecord].values():
+            return str(self.call("event.inject", PoolRecord.XAPI_CLASS, record.ref))
+        raise errors.BadAnswer("The host", "it has no pool")
+
+    def _poll(
+        self, classes: Sequence[str], token: str, seconds: float
+    ) -> events.Answer:
         """One event.from, on a connection of its own: it blocks for long."""
         while True:
             ref = self._ref
             if ref is None:
                 raise errors.NotLoggedIn()
+            if ref != self._polled_ref:
+                # Another coordinator, or a toolstack that was restarted, may
+                # count its events otherwise.
+                token = ""
             poller = self._poller
             if poller is None:
                 poller = self._poller = self._new_transport()
             # The host answers when nothing happened, well before we give up.
-            seconds = min(timeout, poller.patience / 2)
+            seconds = min(seconds, poller.patience / 2)
             params = (ref, list(classes), token, float(seconds))
             try:
-                return self._send(poller, "event.from", params)
+                found = self._send(poller, "event.from", params)
             except (errors.SessionInvalid, errors.HostIsSlave):
                 self._drop_poller()
                 if self._ref is None:
                     # At logout the loop is over; it must not log in again.
                     raise errors.NotLoggedIn() from None
                 self._renew(ref)
+                continue
+            except (errors.HostUnreachable, errors.ConnectionLost):
+                self._drop_poller()
+                self._look_for_coordinator()
+                raise
             except errors.XapiError:
-                # The next one may have to go to another coordinator.
                 self._drop_poller()
                 raise
+            self._polled_ref = ref
+            return events.Answer(
+                events=found["events"],
+                token=str(found["token"]),
+                counts=found.get("valid_ref_counts", {}),
+                complete=not token,
+            )
 
-    def _once(
-        self, method: str, params: Sequence[Any], patience: float | None = None
-    ) -> Any:
-        quick = bool(_READS.match(method) or _QUICK.match(method))
+    def _once(self, method: str, params: Sequence[Any], label: str = "") -> Any:
+        quick = effects.reads(method) or _QUICK.match(method) is not None
         with self._connections.lend(reads=quick) as transport:
-            return self._send(transport, method, params, patience)
+            return self._send(transport, method, params, label)
 
     def _send(
         self,
         transport: Transport,
         method: str,
         params: Sequence[Any],
+        label: str = "",
         patience: float | None = None,
     ) -> Any:
+        headers = self._labels(label) if label else {}
+
         def carry(path: str, content_type: str, body: bytes) -> Answer:
             self.requests.add(method, len(body))
-            answer = transport.request(path, content_type, body, patience)
+            answer = transport.request(path, content_type, body, patience, headers)
             self.requests.answered(method, len(answer.body))
             return answer
 
@@ -352,6 +496,13 @@ class Session:
         # Not where it was caught: its details may hold our session's reference,
         # and an exception keeps the one that it came from.
         raise self.failure(refusal, method)
+
+    def _labels(self, label: str) -> dict[str, str]:
+        """Return the headers by which the host's task of a call is known again."""
+        return {
+            LABEL_HEADER + ORIGINATOR_LABEL: self._originator,
+            LABEL_HEADER + CALL_LABEL: label,
+        }
 
     def failure(self, description: Sequence[object], method: str) -> errors.XapiFailure:
         """Make the exception for an ErrorDescription, our secrets masked."""

@@ -7,8 +7,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from xenapi_driver.xapi import pbd
-from xenapi_driver.xapi.client import Client
+from xenapi_driver.xapi.client import Client, existing
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -63,22 +62,12 @@ def get(session: Client, ref: str) -> SrRecord:
 
     :raises HandleInvalid: it is gone
     """
-    return SrRecord.from_xapi(ref, session.call("SR.get_record", ref))
+    return existing(session, SrRecord, ref)
 
 
 def all(session: Client) -> list[SrRecord]:
     """Return every SR of the pool."""
-    found = session.call("SR.get_all_records")
-    return [SrRecord.from_xapi(ref, rec) for ref, rec in found.items()]
-
-
-def find(session: Client, key: str, value: str, host_ref: str) -> SrRecord | None:
-    """Return the first SR plugged on the host whose other_config says so."""
-    plugged = {record.sr for record in pbd.of_host(session, host_ref)}
-    for record in all(session):
-        if record.other_config.get(key) == value and record.ref in plugged:
-            return record
-    return None
+    return list(session.records[SrRecord].values())
 
 
 def scan(session: Client, ref: str) -> None:
@@ -87,3 +76,5 @@ def scan(session: Client, ref: str) -> None:
     Blocks as long as the driver reads, which may outlast a read time-out.
     """
     session.call("SR.scan", ref)
+    # Which disks it found, or found gone, it does not say.
+    session.events.doubt()

@@ -11,8 +11,12 @@ from typing import Any, ClassVar
 from xenapi_driver.xapi import errors
 from xenapi_driver.xapi.client import Client
 
-# In other_config: who began it; see Session.
-ORIGINATOR = "originator"
+# In other_config of a task: who began it, and with which call. XAPI puts there
+# what a request's headers name (xen-api, ocaml/xapi/context.ml,
+# get_http_other_config), in lower case.
+LABEL_HEADER = "X-Http-Other-Config-"
+ORIGINATOR_LABEL = "originator"
+CALL_LABEL = "call"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 from oslo_log import log as logging
 
-from xenapi_driver.xapi import errors, events, wire_xml
+from xenapi_driver.xapi import errors, events, lost, task, wire_xml
 from xenapi_driver.xapi.client import Client
+from xenapi_driver.xapi.task import TaskRecord
 
 LOG = logging.getLogger(__name__)
 
@@ -22,8 +23,17 @@ _QUIET_SECONDS = 30.0
 _CANCEL_SECONDS = 10.0
 
 
+class Beginner(Client, Protocol):
+    """A session that can begin a task and say what it sent."""
+
+    labels_are_kept: bool
+
+    def begin(self, method: str, args: Sequence[Any]) -> tuple[str, lost.Sent]:
+        """Begin a task; see :meth:`Session.begin`."""
+
+
 def run(
-    session: Client,
+    session: Beginner,
     method: str,
     args: Sequence[Any],
     *,
@@ -43,9 +53,18 @@ def run(
     :raises TaskTimeout: not finished in time
     :raises TaskLost: the host forgot it; the outcome is unknown
     """
-    call = method.removeprefix("Async.")
-    ref = str(session.call(method, *args))
-    return follow(session, ref, call, progress=progress, timeout=timeout)
+    try:
+        ref, sent = session.begin(method, args)
+    except lost.AlreadyDone as exc:
+        return exc.value
+    try:
+        return follow(session, ref, sent.work, progress=progress, timeout=timeout)
+    except errors.TaskLost:
+        value = lost.outcome_of_lost_task(session, sent)
+        if value is None:
+            raise
+        LOG.info("%s had been carried out when its task was lost.", sent.work)
+        return value
 
 
 def follow(
@@ -55,21 +74,20 @@ def follow(
     *,
     progress: Callable[[float], None] | None = None,
     timeout: float | None = None,
-    quiet: float | None = None,
+    quiet: float = _QUIET_SECONDS,
 ) -> Any:
-    """Wait until a task that was begun elsewhere has ended and return its value.
+    """Wait until a task has ended and return its value; the task is destroyed.
 
-    All else is as in :func:`run`: its cancellation, its removal, its errors.
+    Raises as :func:`run` does.
 
-    :param call: what to name it in errors
+    :param call: what the task does, for messages
     :param quiet: seconds without news after which the task is asked itself
     """
+    deadline = None if timeout is None else time.monotonic() + timeout
     try:
-        with session.events.watch(ref) as watch:
+        with session.events.watch(TaskRecord, ref) as watch:
             try:
-                deadline = None if timeout is None else time.monotonic() + timeout
-                seconds = _QUIET_SECONDS if quiet is None else quiet
-                waiting = _Waiting(ref, call, watch, seconds, deadline)
+                waiting = _Waiting(ref, call, watch, quiet, deadline)
                 record = _ended(session, waiting, progress)
             except errors.TaskLost:
                 raise
@@ -78,7 +96,7 @@ def follow(
                 raise
     finally:
         _destroy(session, ref)
-    return _outcome(session, record, call)
+    return outcome(session, record, call)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +112,7 @@ class _Waiting:
 
 def _ended(
     session: Client, waiting: _Waiting, progress: Callable[[float], None] | None
-) -> Mapping[str, Any]:
+) -> TaskRecord:
     deadline = waiting.deadline
     reported = -1.0
     while True:
@@ -110,52 +128,77 @@ def _ended(
             if deadline is not None and time.monotonic() >= deadline:
                 continue
             change = _asked(session, waiting.ref, waiting.call)
-        if change["status"] not in ("pending", "cancelling"):
-            return change
-        if progress is not None and float(change["progress"]) > reported:
-            reported = float(change["progress"])
+        record: TaskRecord = change
+        if record.ended:
+            return record
+        if progress is not None and record.progress > reported:
+            reported = record.progress
             progress(reported)
 
 
-def _asked(session: Client, ref: str, call: str) -> Mapping[str, Any]:
+def _asked(session: Client, ref: str, call: str) -> TaskRecord:
     try:
-        record: Mapping[str, Any] = session.call("task.get_record", ref)
+        return task.get(session, ref)
     except errors.HandleInvalid as exc:
         raise errors.TaskLost(call) from exc
-    return record
 
 
-def _outcome(session: Client, record: Mapping[str, Any], call: str) -> Any:
-    status = record["status"]
-    if status == "success":
-        return wire_xml.task_result(record["result"])
-    described = record["error_info"]
-    if not described and status == "cancelled":
-        described = ["TASK_CANCELLED"]
+def outcome(session: Client, record: TaskRecord, call: str) -> Any:
+    """Return the value of a task that has ended.
+
+    :raises XapiFailure: it failed
+    :raises TaskCancelled: it was cancelled
+    """
+    if record.status == "success":
+        return wire_xml.task_result(record.result)
+    described = record.error_info
+    if not described and record.status == "cancelled":
+        described = ("TASK_CANCELLED",)
     raise session.failure(described, call)
 
 
 def _cancel(session: Client, ref: str, watch: events.Watch) -> None:
     """Ask the task to stop and give it a moment to do so."""
     try:
-        session.call("task.cancel", ref)
+        task.cancel(session, ref)
     except errors.XapiError as exc:
         LOG.warning("A task could not be cancelled: %s", exc)
         return
     deadline = time.monotonic() + _CANCEL_SECONDS
     while (left := deadline - time.monotonic()) > 0:
         change = watch.next(left)
-        if change is None or isinstance(change, events.Gone):
-            return
-        if change["status"] not in ("pending", "cancelling"):
+        if change is None or isinstance(change, events.Gone) or change.ended:
             return
 
 
 def _destroy(session: Client, ref: str) -> None:
     try:
-        session.call("task.destroy", ref)
-    except errors.HandleInvalid:
-        LOG.debug("The host had removed a task of ours already.")
+        task.destroy(session, ref)
     except errors.XapiError as exc:
         # It is deleted by the host itself after an hour.
         LOG.warning("A finished task stays on the host: %s", exc)
+
+
+def clear_leftovers(session: Client, originator: str, run: str) -> int:
+    """Cancel and destroy tasks of ours that nobody waits for; return how many.
+
+    They are an earlier process's, which ended in the middle of its work.
+
+    :param originator: the label by which ours are known
+    :param run: what the labels of this session's calls begin with
+    """
+    found = 0
+    for record in session.records[TaskRecord].values():
+        if record.other_config.get(task.ORIGINATOR_LABEL) != originator:
+            continue
+        if record.other_config.get(task.CALL_LABEL, "").startswith(run):
+            continue
+        found += 1
+        try:
+            if not record.ended:
+                task.cancel(session, record.ref)
+            task.destroy(session, record.ref)
+        except errors.XapiFailure as exc:
+            # A host may not let a task be cancelled; it ends by itself.
+            LOG.info("A task of an earlier run stays: %s", exc)
+    return found

@@ -17,7 +17,7 @@ import socket
 import ssl
 import time
 import urllib.parse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from oslo_log import log as logging
@@ -62,12 +62,18 @@ class Transport(Protocol):
     patience: float
 
     def request(
-        self, path: str, content_type: str, body: bytes, patience: float | None = None
+        self,
+        path: str,
+        content_type: str,
+        body: bytes,
+        patience: float | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> Answer:
         """POST one call and return its answer.
 
         :param patience: seconds for this request, a connection that has to be
             opened first included; None: the transport's own time-outs
+        :param headers: more of them
         :raises HostUnreachable: no connection
         :raises CertificateRefused: the TLS peer is not the one we trust
         :raises ConnectionLost: broken under way; see its ``begun``
@@ -143,13 +149,19 @@ class HttpTransport:
         return frozenset(str(ipaddress.ip_address(item[4][0])) for item in found)
 
     def request(
-        self, path: str, content_type: str, body: bytes, patience: float | None = None
+        self,
+        path: str,
+        content_type: str,
+        body: bytes,
+        patience: float | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> Answer:
         seconds = self.patience if patience is None else patience
         connection = self._ready(patience)
-        headers = {"Content-Type": content_type, "User-Agent": USER_AGENT}
+        all_headers = {"Content-Type": content_type, "User-Agent": USER_AGENT}
+        all_headers.update(headers or {})
         try:
-            connection.request("POST", self._base + path, body, headers)
+            connection.request("POST", self._base + path, body, all_headers)
         except (OSError, http.client.HTTPException) as exc:
             # Not all of the request went out, and XAPI begins nothing before
             # it has the whole body.
@@ -162,7 +174,7 @@ class HttpTransport:
         except TimeoutError as exc:
             self.close()
             reason = f"no answer within {seconds:g} seconds"
-            raise errors.ConnectionLost(self.url, reason) from exc
+            raise errors.AnswerLate(self.url, reason) from exc
         except (OSError, ValueError, http.client.HTTPException) as exc:
             # ValueError is what a TLS socket raises that interrupt() has shut.
             self.close()
@@ -283,7 +295,12 @@ class InProcessTransport:
         self.patience = math.inf
 
     def request(
-        self, path: str, content_type: str, body: bytes, patience: float | None = None
+        self,
+        path: str,
+        content_type: str,
+        body: bytes,
+        patience: float | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> Answer:
         handler: Callable[[bytes], bytes] | None = self._handler
         if "json" in content_type:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from xenapi_driver.xapi import errors
-from xenapi_driver.xapi.client import Client, matching, or_none
+from xenapi_driver.xapi.client import Client, existing, or_none
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -60,13 +60,12 @@ def get(session: Client, ref: str) -> VbdRecord:
 
     :raises HandleInvalid: it is gone
     """
-    return VbdRecord.from_xapi(ref, session.call("VBD.get_record", ref))
+    return existing(session, VbdRecord, ref)
 
 
 def of_vm(session: Client, vm_ref: str) -> list[VbdRecord]:
-    """Return all VBDs of a VM, in one request."""
-    found = matching(session, "VBD", {"VM": vm_ref})
-    return [VbdRecord.from_xapi(ref, rec) for ref, rec in found.items()]
+    """Return all VBDs of a VM."""
+    return list(session.records[VbdRecord].owned_by(vm_ref))
 
 
 def create(session: Client, record: Mapping[str, Any]) -> str:

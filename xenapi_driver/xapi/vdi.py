@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from xenapi_driver.xapi import errors
-from xenapi_driver.xapi.client import Client, matching
+from xenapi_driver.xapi.client import Client, existing
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -60,40 +60,34 @@ def get(session: Client, ref: str) -> VdiRecord:
 
     :raises HandleInvalid: it is gone
     """
-    return VdiRecord.from_xapi(ref, session.call("VDI.get_record", ref))
-
-
-def ref_by_uuid(session: Client, uuid: str) -> str:
-    """Return the reference of the disk with this UUID, in one request.
-
-    :raises UuidInvalid: there is none
-    """
-    return str(session.call("VDI.get_by_uuid", uuid))
+    return existing(session, VdiRecord, ref)
 
 
 def by_uuid(session: Client, uuid: str) -> VdiRecord:
-    """Return the disk with this UUID, in two requests.
+    """Return the disk with this UUID.
 
     :raises UuidInvalid: there is none
     """
-    return get(session, ref_by_uuid(session, uuid))
+    record = session.records[VdiRecord].by_uuid(uuid)
+    if record is None:
+        raise errors.UuidInvalid("UUID_INVALID", ("VDI", uuid), "VDI.get_by_uuid")
+    return record
 
 
 def find_by_name(
     session: Client, name: str, sr_ref: str | None = None
 ) -> list[VdiRecord]:
     """Return the managed disks with this name, on one SR or on any."""
-    fields: dict[str, str | bool] = {"name__label": name, "managed": True}
-    if sr_ref is not None:
-        fields["SR"] = sr_ref
-    found = matching(session, "VDI", fields)
-    return [VdiRecord.from_xapi(ref, rec) for ref, rec in found.items()]
+    return [
+        one
+        for one in session.records[VdiRecord].named(name)
+        if one.managed and sr_ref in (None, one.sr)
+    ]
 
 
 def in_sr(session: Client, sr_ref: str) -> list[VdiRecord]:
     """Return all disks of an SR, hidden parents included."""
-    found = matching(session, "VDI", {"SR": sr_ref})
-    return [VdiRecord.from_xapi(ref, rec) for ref, rec in found.items()]
+    return list(session.records[VdiRecord].owned_by(sr_ref))
 
 
 def create(session: Client, record: Mapping[str, Any]) -> str:

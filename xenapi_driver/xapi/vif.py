@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from xenapi_driver.xapi import errors
-from xenapi_driver.xapi.client import Client, matching
+from xenapi_driver.xapi.client import Client
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -49,9 +49,8 @@ class VifRecord:
 
 
 def of_vm(session: Client, vm_ref: str) -> list[VifRecord]:
-    """Return all VIFs of a VM, in one request."""
-    found = matching(session, "VIF", {"VM": vm_ref})
-    return [VifRecord.from_xapi(ref, rec) for ref, rec in found.items()]
+    """Return all VIFs of a VM."""
+    return list(session.records[VifRecord].owned_by(vm_ref))
 
 
 def create(session: Client, record: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from xenapi_driver.xapi import errors
-from xenapi_driver.xapi.client import Client, Fields, matching, only, or_none
+from xenapi_driver.xapi.client import Client, existing, only, or_none
 
 # The key in other_config that makes a VM a server of Nova's (since Icehouse).
 NOVA_UUID = "nova_uuid"
@@ -84,6 +84,13 @@ class VmRecord:
         )
 
     @property
+    def is_server(self) -> bool:
+        """Whether it is one of Nova's, and no template, snapshot or dom0."""
+        return self.nova_uuid is not None and not (
+            self.is_a_template or self.is_a_snapshot or self.is_control_domain
+        )
+
+    @property
     def home(self) -> str | None:
         """The host that the VM belongs to, None for one of nobody.
 
@@ -113,77 +120,48 @@ def get(session: Client, ref: str) -> VmRecord:
 
     :raises HandleInvalid: it is gone
     """
-    return VmRecord.from_xapi(ref, session.call("VM.get_record", ref))
-
-
-def by_uuid(session: Client, uuid: str) -> VmRecord:
-    """Return the VM with this UUID.
-
-    :raises UuidInvalid: there is none
-    """
-    return get(session, session.call("VM.get_by_uuid", uuid))
+    return existing(session, VmRecord, ref)
 
 
 def find_by_uuid(session: Client, uuid: str) -> VmRecord | None:
     """Return the VM with this UUID, None when there is none."""
-    try:
-        return by_uuid(session, uuid)
-    except errors.UuidInvalid:
-        return None
+    return session.records[VmRecord].by_uuid(uuid)
 
 
-def _named(name: str) -> Fields:
-    return {"name__label": name, "is_a_template": False, "is_a_snapshot": False}
-
-
-def find_by_name(session: Client, name: str) -> VmRecord | None:
-    """Return the VM with this name; templates and snapshots do not count.
-
-    :raises NotUnique: several VMs have it
-    """
-    found = matching(session, "VM", _named(name))
-    records = [VmRecord.from_xapi(ref, rec) for ref, rec in found.items()]
-    record: VmRecord | None = only("VM", name, records)
-    return record
+def _named(session: Client, name: str) -> list[VmRecord]:
+    found = session.records[VmRecord].named(name)
+    return [one for one in found if not (one.is_a_template or one.is_a_snapshot)]
 
 
 def name_is_taken(session: Client, name: str) -> bool:
     """Tell whether any VM has this name; templates and snapshots do not count."""
-    return bool(matching(session, "VM", _named(name)))
+    return bool(_named(session, name))
 
 
 def find_server(session: Client, name: str, nova_uuid: str) -> VmRecord | None:
-    """Return the VM with this name that is Nova's instance, None without one.
+    """Return our host's VM with this name that is Nova's instance, None without one.
 
     A name alone proves nothing: another deployment, or an operator, may use it.
+    Neither does the UUID: after an evacuation another host of the pool may have a
+    VM of that server, and ours is the one that is to go.
 
     :raises NotUnique: several VMs say that they are the instance
     """
-    found = matching(session, "VM", _named(name))
-    records = [VmRecord.from_xapi(ref, rec) for ref, rec in found.items()]
-    own = [record for record in records if record.nova_uuid == nova_uuid]
-    record: VmRecord | None = only("VM", name, own)
-    return record
-
-
-def all_guests(session: Client) -> list[VmRecord]:
-    """Return every VM of the pool but templates, snapshots and dom0s."""
-    fields: Fields = {
-        "is_a_template": False,
-        "is_a_snapshot": False,
-        "is_control_domain": False,
-    }
-    found = matching(session, "VM", fields)
-    return [VmRecord.from_xapi(ref, rec) for ref, rec in found.items()]
+    own = [
+        one
+        for one in _named(session, name)
+        if one.nova_uuid == nova_uuid and one.home in (session.host_ref, None)
+    ]
+    return only("VM", name, own)
 
 
 def ours(session: Client) -> list[VmRecord]:
-    """Return Nova's servers, of all hosts of the pool.
-
-    Which host a server belongs to is in ``resident_on``, or in ``affinity``
-    when it does not run.
-    """
-    return [record for record in all_guests(session) if record.nova_uuid is not None]
+    """Return Nova's servers of our host; see :attr:`VmRecord.home`."""
+    return [
+        one
+        for one in session.records[VmRecord].owned_by(session.host_ref)
+        if one.is_server
+    ]
 
 
 def create(session: Client, record: Mapping[str, Any]) -> str:
