@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import shutil
 import socket
 from unittest import mock
@@ -16,6 +15,7 @@ from nova import exception as nova_exception
 from tests import builders, fixtures
 from tests.functional import doctoring
 from xenapi_driver.ops import startup
+from xenapi_driver.xapi.host import HostRecord
 
 CONF = nova.conf.CONF
 
@@ -220,13 +220,12 @@ def test_an_unfit_sr_is_refused_before_the_bridge_is_made(bare_rig):
 
 
 def test_a_host_without_hardware_virtualization(bare_rig):
-    known = startup.host.get
+    known = HostRecord.from_xapi
 
-    def without(session, ref):
-        capabilities = ("xen-3.0-x86_64",)
-        return dataclasses.replace(known(session, ref), capabilities=capabilities)
+    def without(ref, rec):
+        return known(ref, {**rec, "capabilities": ["xen-3.0-x86_64"]})
 
-    with mock.patch.object(startup.host, "get", without):
+    with mock.patch.object(HostRecord, "from_xapi", without):
         refused_start(bare_rig, "HVM.*firmware", "guests")
 
 

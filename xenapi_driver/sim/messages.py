@@ -6,8 +6,8 @@ fields that are worked out when they are read, and checks of setters; dispatch,
 registry and schema need no change for a new class.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from xenapi_driver.sim.failure import Failure
@@ -21,10 +21,12 @@ class Place:
 
     :ivar host: reference of the host, "" for the coordinator
     :ivar trusted: by a way that only root on the host can take
+    :ivar labels: what the request wants its task's other_config to hold
     """
 
     host: str = ""
     trusted: bool = False
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

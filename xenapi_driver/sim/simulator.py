@@ -272,7 +272,7 @@ class Simulator:
         world = machine.world
         if world.behaviour.latency:
             time.sleep(world.behaviour.latency)
-        place = Place(machine.host, peer.trusted)
+        place = Place(machine.host, peer.trusted, peer.labels)
         execute = partial(self._dispatcher(world).execute, place=place)
         if machine.is_supporter:
             return supporter.answer(machine, method, params, execute, peer.trusted)

@@ -53,6 +53,7 @@ def start(call: Call, name: str, work: Callable[[Call], Any]) -> str:
             "type": "<none/>",
             "resident_on": call.world.coordinator,
             "session": call.session,
+            "other_config": dict(call.place.labels),
             "backtrace": "()",
         },
     )

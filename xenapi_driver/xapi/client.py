@@ -22,6 +22,8 @@ class Client(Protocol):
 
     host_ref: str
     events: EventLoop
+    labels_are_kept: bool
+    signature: str
     requests: RequestCounter
 
     @property

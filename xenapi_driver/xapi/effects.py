@@ -13,6 +13,7 @@ from typing import Any
 
 from xenapi_driver.xapi.records import KINDS
 from xenapi_driver.xapi.tables import Kind, Snapshot
+from xenapi_driver.xapi.task import TaskRecord
 from xenapi_driver.xapi.vbd import VbdRecord
 from xenapi_driver.xapi.vdi import VdiRecord
 from xenapi_driver.xapi.vif import VifRecord
@@ -28,6 +29,12 @@ _READS = re.compile(
 _REPEATABLE = re.compile(
     r"(\w+\.set_\w+|\w+\.remove_from_\w+|SR\.scan|task\.(cancel|destroy)"
     r"|event\.inject|host\.(enable|disable)|session\.\w+)$"
+)
+
+# Calls that only write into the host's database, so that they are over as soon as
+# they are begun.
+_AT_ONCE = re.compile(
+    r"((VM|VBD|VIF|network|task)\.create|(VM|VBD|VIF|network)\.destroy)$"
 )
 
 _KIND_OF: dict[str, Kind] = {kind.XAPI_CLASS: kind for kind in KINDS}
@@ -79,6 +86,11 @@ def reads(method: str) -> bool:
 def repeatable(method: str) -> bool:
     """Tell whether a call does no harm when it is carried out twice."""
     return reads(method) or _REPEATABLE.match(method) is not None
+
+
+def at_once(method: str) -> bool:
+    """Tell whether a call that has begun is over, too."""
+    return _AT_ONCE.match(method) is not None
 
 
 def outcome(
@@ -228,6 +240,12 @@ def _copied_vm(verb: str, args: Sequence[Any], when: Snapshots) -> str | Unknown
     return _only([one.ref for one in after.named(args[1]) if one.ref not in before])
 
 
+def _made_task(verb: str, args: Sequence[Any], when: Snapshots) -> str | Unknown | None:
+    """A task that we make has a name that no other has."""
+    before, after = (one[TaskRecord] for one in when)
+    return _only([one.ref for one in after.named(args[0]) if one.ref not in before])
+
+
 Rule = Callable[[str, Sequence[Any], Snapshots], "str | Unknown | None"]
 _RULES: dict[tuple[str, str], Rule] = {
     **{("VM", verb): _powered for verb in _POWER},
@@ -237,4 +255,5 @@ _RULES: dict[tuple[str, str], Rule] = {
     **{(kind, verb): _plugged for kind in ("VBD", "VIF", "PBD") for verb in _ATTACHED},
     **{("VDI", verb): _copied_disk for verb in ("clone", "copy", "snapshot")},
     ("VDI", "resize"): _resized,
+    ("task", "create"): _made_task,
 }

@@ -108,11 +108,15 @@ def _by_records(
         if sent.method.startswith(ASYNC):
             raise AlreadyDone(found)
         return Done(found)
-    # Without labels it might be under way still.
-    if session.labels_are_kept and found is effects.NOT_DONE:
+    if sent.method.startswith(ASYNC):
+        begun_is_seen = session.labels_are_kept  # as its task, which stays
+    else:
+        # Without labels it might be under way still.
+        begun_is_seen = found is effects.NOT_DONE and (
+            session.labels_are_kept or effects.at_once(sent.method)
+        )
+    if begun_is_seen:
         return None
-    if session.labels_are_kept and sent.method.startswith(ASYNC):
-        return None  # its task would have stayed
     raise errors.OutcomeUnknown(sent.method)
 
 

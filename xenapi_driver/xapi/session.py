@@ -77,6 +77,7 @@ class Session:
     :ivar requests: what was sent so far
     :ivar events: what the host told us; tasks wait on it
     :ivar labels_are_kept: whether the host is known to put our labels into tasks
+    :ivar signature: what marks a task that we make for a transfer
     """
 
     def __init__(
@@ -107,6 +108,7 @@ class Session:
         self._run = uuid.uuid4().hex[:12]
         self._numbers = itertools.count(1)
         self.labels_are_kept = False
+        self.signature = f"{originator} {self._run}"
 
         self.host_ref = ""
         self._host_uuid = ""

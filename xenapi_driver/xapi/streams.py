@@ -26,8 +26,8 @@ from typing import Any, BinaryIO, Protocol
 
 from oslo_log import log as logging
 
-from xenapi_driver.xapi import errors, handlers, tasks
-from xenapi_driver.xapi.client import Client, matching
+from xenapi_driver.xapi import errors, handlers, task, tasks
+from xenapi_driver.xapi.client import Client
 
 LOG = logging.getLogger(__name__)
 
@@ -262,16 +262,8 @@ class _Transfer:
 
 
 def _new_task(session: Client, what: str) -> str:
-    """Return a pending task; the one that was made when its answer got lost.
-
-    No handler works on such a one, so that it would stay pending for ever.
-    """
-    label = f"{what} {uuid.uuid4()}"
-    try:
-        return str(session.call("task.create", label, ""))
-    except errors.ConnectionLost:
-        made = list(matching(session, "task", {"name__label": label}))
-        return str(made[0] if made else session.call("task.create", label, ""))
+    """Return a pending task, known again by its name should its answer get lost."""
+    return task.create(session, f"{what} {uuid.uuid4()}", session.signature)
 
 
 # in

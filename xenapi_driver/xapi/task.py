@@ -35,6 +35,7 @@ class TaskRecord:
     ref: str
     uuid: str
     name_label: str
+    name_description: str
     status: str
     progress: float
     result: str
@@ -47,6 +48,7 @@ class TaskRecord:
             ref=ref,
             uuid=rec["uuid"],
             name_label=rec["name_label"],
+            name_description=rec["name_description"],
             status=rec["status"],
             progress=float(rec["progress"]),
             result=rec["result"],
@@ -68,8 +70,11 @@ def get(session: Client, ref: str) -> TaskRecord:
     return TaskRecord.from_xapi(ref, session.call("task.get_record", ref))
 
 
-def create(session: Client, label: str, description: str = "") -> str:
-    """Make a task that stays pending until an HTTP handler or we end it."""
+def create(session: Client, label: str, description: str) -> str:
+    """Make a task that stays pending until an HTTP handler or we end it.
+
+    :param description: the session's signature, so that it is known as ours
+    """
     return str(session.call("task.create", label, description))
 
 

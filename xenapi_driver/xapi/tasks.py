@@ -26,8 +26,6 @@ _CANCEL_SECONDS = 10.0
 class Beginner(Client, Protocol):
     """A session that can begin a task and say what it sent."""
 
-    labels_are_kept: bool
-
     def begin(self, method: str, args: Sequence[Any]) -> tuple[str, lost.Sent]:
         """Begin a task; see :meth:`Session.begin`."""
 
@@ -74,7 +72,7 @@ def follow(
     *,
     progress: Callable[[float], None] | None = None,
     timeout: float | None = None,
-    quiet: float = _QUIET_SECONDS,
+    quiet: float | None = None,
 ) -> Any:
     """Wait until a task has ended and return its value; the task is destroyed.
 
@@ -87,7 +85,8 @@ def follow(
     try:
         with session.events.watch(TaskRecord, ref) as watch:
             try:
-                waiting = _Waiting(ref, call, watch, quiet, deadline)
+                seconds = _QUIET_SECONDS if quiet is None else quiet
+                waiting = _Waiting(ref, call, watch, seconds, deadline)
                 record = _ended(session, waiting, progress)
             except errors.TaskLost:
                 raise
@@ -129,6 +128,8 @@ def _ended(
                 continue
             change = _asked(session, waiting.ref, waiting.call)
         record: TaskRecord = change
+        if task.CALL_LABEL in record.other_config:
+            session.labels_are_kept = True
         if record.ended:
             return record
         if progress is not None and record.progress > reported:
@@ -189,9 +190,11 @@ def clear_leftovers(session: Client, originator: str, run: str) -> int:
     """
     found = 0
     for record in session.records[TaskRecord].values():
-        if record.other_config.get(task.ORIGINATOR_LABEL) != originator:
-            continue
-        if record.other_config.get(task.CALL_LABEL, "").startswith(run):
+        label = record.other_config.get(task.CALL_LABEL, "")
+        begun = record.other_config.get(task.ORIGINATOR_LABEL) == originator
+        made = record.name_description.startswith(f"{originator} ")
+        own = label.startswith(run) or record.name_description.endswith(run)
+        if own or not (begun or made):
             continue
         found += 1
         try:

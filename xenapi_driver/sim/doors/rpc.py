@@ -4,8 +4,8 @@
 Every door uses it, with a socket or without one.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from xenapi_driver.sim.doors import wire
@@ -22,10 +22,12 @@ class Peer:
 
     :ivar name: for the log
     :ivar trusted: a process on the host itself, which needs no password
+    :ivar labels: what its request wants a task's other_config to hold
     """
 
     name: str = "in-process"
     trusted: bool = False
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 Execute = Callable[[Peer, str, list[Any]], Any]

@@ -2,11 +2,15 @@
 """API calls over HTTP: XML-RPC at every path that has no other use, and JSON-RPC."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from xenapi_driver.sim.doors.exchange import Exchange, handler
 from xenapi_driver.sim.doors.refusals import Refusal
 from xenapi_driver.sim.doors.rpc import MAX_BODY, Peer
 from xenapi_driver.sim.doors.wire import Malformed
+
+# xen-api, ocaml/xapi/context.ml, get_http_other_config.
+_LABEL = "x-http-other-config-"
 
 
 @handler("POST", "/")
@@ -33,12 +37,21 @@ def _answer(talk: Exchange, kind: str, call: Callable[[bytes, Peer], bytes]) -> 
     if len(body) < size:
         raise ConnectionResetError("The request broke off.")
     try:
-        answer = call(body, talk.peer)
+        answer = call(body, replace(talk.peer, labels=_labels(talk)))
     except Malformed as error:
         raise Refusal(500, str(error)) from error
     # It was written down as a call, by its method's name.
     talk.in_log = True
     talk.answer(kind, answer)
+
+
+def _labels(talk: Exchange) -> dict[str, str]:
+    """Return what the request's headers put into the task of an Async call."""
+    return {
+        name.removeprefix(_LABEL): value
+        for name, value in talk.request.headers.items()
+        if name.startswith(_LABEL)
+    }
 
 
 @handler("OPTIONS", "/")
