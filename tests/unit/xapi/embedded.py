@@ -44,7 +44,7 @@ def make_disk(session, size):
     record = {
         "name_label": "disk",
         "name_description": "",
-        "SR": session.call("pool.get_default_SR", session.pool_ref),
+        "SR": session.call("pool.get_default_SR", session.pool.ref),
         "virtual_size": size,
         "type": "user",
         "sharable": False,

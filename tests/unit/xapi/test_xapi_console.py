@@ -102,7 +102,7 @@ def test_a_screen_is_no_text_console(session, vm):
 
 
 def test_one_viewer_alone(session, vm):
-    session.call("pool.set_limit_console_sessions", session.pool_ref, True)
+    session.call("pool.set_limit_console_sessions", session.pool.ref, True)
     found = console.find(session, vm)
     with contextlib.closing(console.connect(session, found)):
         assert "somebody else looks at it" in refused(session, found)

@@ -72,7 +72,7 @@ def test_a_redirect_to_the_host_that_has_the_sr_is_followed(sim, session):
 
 def test_our_own_host_is_asked_first(sim, doors):
     with embedded.log_in(doors[1], doors[0]) as session:
-        master = session.call("pool.get_master", session.pool_ref)
+        master = session.call("pool.get_master", session.pool.ref)
         assert session.host_ref != master
         sr = next(
             sr
@@ -216,6 +216,6 @@ def test_streams_go_through_the_local_socket_too(sim, tmp_path):
     path = tmp_path / "xapi"
     sim.serve_unix(path)
     with Session(lambda: UnixTransport(str(path)), "root", "", "t") as session:
-        sr = session.call("pool.get_default_SR", session.pool_ref)
+        sr = session.call("pool.get_default_SR", session.pool.ref)
         disk = session.call("VDI.create", vdi_record(sr, virtual_size=str(MIB)))
         assert put(session, disk).size == len(DATA)

@@ -41,7 +41,7 @@ def http_session(fake, door):
 def test_login_knows_host_and_pool(session):
     assert session.host_ref == "OpaqueRef:host"
     assert session.host_uuid == "host-uuid"
-    assert session.pool_ref == "OpaqueRef:pool"
+    assert session.pool.ref == "OpaqueRef:pool"
 
 
 def test_login_twice_is_one_login(session, fake):

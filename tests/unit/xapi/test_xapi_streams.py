@@ -442,7 +442,7 @@ def test_a_vm_goes_out_and_in(session, tmp_path):
         pieces = list(export)
     archive = b"".join(pieces)
     assert export.result.digests == of_digest(archive)
-    sr = session.call("pool.get_default_SR", session.pool_ref)
+    sr = session.call("pool.get_default_SR", session.pool.ref)
     content = streams.Content(io.BytesIO(archive), len(archive))
     (made,) = streams.import_vm(session, sr, content).value
     assert made != vm
@@ -456,7 +456,7 @@ def test_an_archive_that_is_cut(sim, session):
     sim.faults.add("GET /export", action="cut", bytes=1000)
     with pytest.raises(errors.XapiError), streams.export_vm(session, vm) as export:
         list(export)
-    sr = session.call("pool.get_default_SR", session.pool_ref)
+    sr = session.call("pool.get_default_SR", session.pool.ref)
     before = set(session.call("VM.get_all"))
     content = streams.Content(io.BytesIO(archive[:1000]), 1000)
     with pytest.raises(errors.XapiFailure):
