@@ -57,6 +57,10 @@ def _unusable(exc: Exception, instance: Any) -> nova_exception.NovaException:
     )
 
 
+def _unavailable(exc: Exception, instance: Any) -> nova_exception.NovaException:
+    return nova_exception.HypervisorUnavailable(str(exc))
+
+
 # Ours, to what the compute manager tells apart; the first match counts.
 ERROR_TABLE = (
     (
@@ -90,6 +94,10 @@ ERROR_TABLE = (
         lambda exc, inst: nova_exception.FlavorDiskTooSmall(str(exc)),
     ),
     (exceptions.ImageUnusable, _unusable),
+    # Never to be taken for a server that is gone or halted.
+    (errors.HostUnreachable, _unavailable),
+    (errors.ConnectionLost, _unavailable),
+    (errors.EventsLate, _unavailable),
     (
         exceptions.StopFailed,
         lambda exc, inst: nova_exception.InstancePowerOffFailure(reason=str(exc)),
@@ -148,6 +156,8 @@ class XenAPIDriver(driver.ComputeDriver):
         options.register_opts(CONF)
         self._session: Session | None = None
         self._home: Home | None = None
+        # As it was at start-up: Nova's name of a node never changes.
+        self._nodename = ""
         self._spawn: spawn.Spawn | None = None
         self._resources: inventory.Resources | None = None
 
@@ -170,6 +180,7 @@ class XenAPIDriver(driver.ComputeDriver):
             fitness.check_options(CONF)
             self._session = startup.open_session(CONF, host)
             self._home = startup.open_home(CONF, self._session)
+            self._nodename = self._home.host.hostname
         except (exceptions.DriverError, errors.XapiError) as exc:
             self.cleanup_host(host)
             LOG.debug("nova-compute does not start.", exc_info=True)
@@ -183,7 +194,7 @@ class XenAPIDriver(driver.ComputeDriver):
         LOG.info(
             "Manages host %(host)s (%(uuid)s); disks go to SR %(sr)s (%(name)s).",
             {
-                "host": self._home.host.hostname,
+                "host": self._nodename,
                 "uuid": self._home.host.uuid,
                 "sr": self._home.sr.uuid,
                 "name": self._home.sr.name_label,
@@ -197,10 +208,12 @@ class XenAPIDriver(driver.ComputeDriver):
             session.logout()
 
     def get_available_nodes(self, refresh: bool = False) -> list[str]:
-        return [self.home.host.hostname]
+        if self._home is None:
+            raise nova_exception.VirtDriverNotReady()
+        return [self._nodename]
 
     def node_is_available(self, nodename: str) -> bool:
-        return self._home is not None and nodename == self._home.host.hostname
+        return self._home is not None and nodename == self._nodename
 
     def get_available_resource(self, nodename: str) -> dict[str, Any]:
         found = inventory.resources(self.home)
@@ -217,7 +230,7 @@ class XenAPIDriver(driver.ComputeDriver):
             "numa_topology": None,
             "hypervisor_type": "XenServer",
             "hypervisor_version": found.hypervisor_version,
-            "hypervisor_hostname": found.hypervisor_hostname,
+            "hypervisor_hostname": self._nodename,
             "supported_instances": found.supported,
             "stats": {"uptime": None},
         }
@@ -268,10 +281,20 @@ class XenAPIDriver(driver.ComputeDriver):
         return hardware.InstanceInfo(state=POWER_STATES[state], internal_id=internal_id)
 
     def list_instances(self) -> list[str]:
-        return [record.name_label for record in vm.ours(self.home.session)]
+        return [record.name_label for record in self._servers()]
 
     def list_instance_uuids(self) -> list[str]:
-        return [record.nova_uuid for record in vm.ours(self.home.session)]
+        return [record.nova_uuid for record in self._servers()]
+
+    def _servers(self) -> list[vm.VmRecord]:
+        """Return our host's servers.
+
+        :raises HypervisorUnavailable: the host is not heard, so that nobody knows
+        """
+        try:
+            return vm.ours(self.home.session)
+        except errors.XapiError as exc:
+            raise nova_exception.HypervisorUnavailable(str(exc)) from exc
 
     # Build and delete
 

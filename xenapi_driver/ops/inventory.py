@@ -42,7 +42,6 @@ class Resources:
     disk_available_least: int
     cpu_info: dict
     hypervisor_version: int
-    hypervisor_hostname: str
     supported: list[tuple[str, str, str]]
 
 
@@ -69,7 +68,6 @@ def resources(home: Home) -> Resources:
         // GIB,
         cpu_info=_cpu_info(record),
         hypervisor_version=_version(record),
-        hypervisor_hostname=home.host.hostname,
         supported=_supported(record),
     )
 
