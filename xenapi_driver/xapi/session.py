@@ -203,7 +203,12 @@ class Session:
 
     def _logged_in_at(self, transport: Transport) -> str:
         args = (self._username, self._password, _API_VERSION, self._originator)
-        return str(self._send(transport, _LOGIN, args, patience=self._login_seconds))
+        try:
+            found = self._send(transport, _LOGIN, args, patience=self._login_seconds)
+        except errors.ConnectionLost as exc:
+            # Not to be taken for the loss of the call for which we log in.
+            raise errors.HostUnreachable(exc.url, exc.reason) from exc
+        return str(found)
 
     def _find_ourselves(self) -> None:
         if self._coordinator is None:
