@@ -43,8 +43,6 @@ class ImageCache:
         self._home = home
         self._guard = threading.Lock()
         self._locks: dict[str, tuple[threading.Lock, int]] = {}
-        # Entries that were seen: they never change, but may be removed by others.
-        self._seen: dict[str, vdi.VdiRecord] = {}
 
     def entries(self, image_id: str) -> list[vdi.VdiRecord]:
         """Return the image's entries in our SR: one, or none when not cached."""
@@ -71,25 +69,19 @@ class ImageCache:
         :returns: the clone's reference, and the entry
         """
         with self._only_one(image_id):
-            seen = self._seen.get(image_id)
-            if seen is not None:
-                accept(seen)
+            for entry in self.entries(image_id):
+                accept(entry)
                 try:
-                    return self._clone(seen, image_id, disk), seen
+                    return self._clone(entry, image_id, disk), entry
                 except errors.HandleInvalid:
                     LOG.info("Cached image %s was removed meanwhile.", image_id)
-                    del self._seen[image_id]
-            entry = self._entry(image_id, fetch)
-            self._seen[image_id] = entry
+            entry = self._fetched(image_id, fetch)
             accept(entry)
             return self._clone(entry, image_id, disk), entry
 
-    def _entry(
+    def _fetched(
         self, image_id: str, fetch: Callable[[], vdi.VdiRecord]
     ) -> vdi.VdiRecord:
-        found = self.entries(image_id)
-        if found:
-            return found[0]
         record = fetch()
         try:
             self._mark(record, image_id)
