@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
-from tests import builders
+import pytest
 
-# With the compute manager's own look at the new server that makes 12.
-SPAWN_CACHED_ONE_VIF = 11
-SPAWN_UNCACHED_ONE_VIF = 22
-DESTROY_ONE_VIF = 6
+from tests import builders
+from xenapi_driver import driver as xenapi
+
+# The compute manager's own look at the new server costs nothing.
+SPAWN_CACHED_ONE_VIF = 10
+SPAWN_UNCACHED_ONE_VIF = 17
+DESTROY_ONE_VIF = 4
 
 
 def test_spawn_of_a_cached_image(rig):
@@ -30,6 +33,33 @@ def test_destroy(rig):
     with rig.recording() as made:
         rig.destroy(instance)
     assert len(made) <= DESTROY_ONE_VIF, made
+
+
+@pytest.mark.parametrize(
+    ("verb", "arguments", "most"),
+    [
+        ("get_info", ("server",), 0),
+        ("list_instances", (), 0),
+        ("list_instance_uuids", (), 0),
+        ("get_num_instances", (), 0),
+        ("instance_exists", ("server",), 0),
+        ("pause", ("server",), 1),
+        ("power_off", ("server", 60), 2),
+        ("reboot", ("context", "server", None, "HARD"), 2),
+        ("reboot", ("context", "server", None, "SOFT"), 2),
+    ],
+)
+def test_what_a_running_server_costs(rig, verb, arguments, most):
+    server = builders.instance(rig.image_id)
+    rig.spawn(server)
+    rig.driver.get_info(server)
+    places = {"server": server, "context": rig.context}
+    with rig.recording() as made:
+        getattr(rig.driver, verb)(*(places.get(one, one) for one in arguments))
+        state = rig.driver.get_info(server).state
+    assert len(made) <= most, made
+    domain = rig.host.records("VM", name_label=server.name)[0]["power_state"]
+    assert xenapi.POWER_STATES[domain] == state
 
 
 def test_the_driver_counts_what_the_host_counts(rig):
