@@ -1,50 +1,68 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m bench``: how fast the embedded host answers, against its size.
+"""``python -m bench``: what the driver costs a host, and how fast the embedded one is.
 
-Prints a table; writes ``build/bench-simulator.json``, plots beside it, and
-``build/bench.json`` with the ratios that ``make figures`` takes over.
+Prints tables; writes ``build/bench-driver.json``, ``build/bench-simulator.json`` and
+plots beside them, and ``build/bench.json`` with the ratios that ``make figures`` takes
+over.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from typing import Any
 
-from bench import report, simulator
+from bench import driver, driver_report, report, simulator
 from bench.report import BUILD
+
+_PARTS: dict[str, tuple[Any, Any]] = {
+    "driver": (driver, driver_report),
+    "simulator": (simulator, report),
+}
 
 
 def _sizes(text: str) -> tuple[int, ...]:
     return tuple(sorted({int(part) for part in text.split(",")}))
 
 
+def _ratios(measured: dict[str, float]) -> None:
+    """Put the ratios of this run in the place of those of earlier ones."""
+    file = BUILD / "bench.json"
+    known = json.loads(file.read_text()) if file.exists() else {}
+    file.write_text(json.dumps(known | measured, indent=2, sort_keys=True) + "\n")
+
+
 def main() -> None:
     """Measure, write, print."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("part", nargs="?", choices=_PARTS, help="both when left out")
     parser.add_argument(
         "--vms",
         type=_sizes,
-        default=simulator.SIZES,
         metavar="N,N",
-        help="numbers of VMs, 10,100,1000,10000 when left out",
+        help="numbers of VMs; 10,100,1000,5000 for the driver and ...,10000 for the "
+        "embedded host when left out",
     )
     parser.add_argument("-f", "--format", choices=("table", "json"), default="table")
     arguments = parser.parse_args()
-    found = simulator.measure(arguments.vms)
     BUILD.mkdir(parents=True, exist_ok=True)
-    (BUILD / "bench-simulator.json").write_text(report.as_json(found) + "\n")
-    ratios = simulator.ratios(found)
-    text = json.dumps(ratios, indent=2, sort_keys=True)
-    (BUILD / "bench.json").write_text(text + "\n")
-    files = report.plot(found, BUILD)
+    printed: dict[str, Any] = {}
+    for name in [arguments.part] if arguments.part else _PARTS:
+        part, shown = _PARTS[name]
+        found = part.measure(arguments.vms or part.SIZES)
+        printed[name] = found
+        (BUILD / f"bench-{name}.json").write_text(report.as_json(found) + "\n")
+        ratios = part.ratios(found)
+        _ratios(ratios)
+        files = shown.plot(found, BUILD)
+        if arguments.format == "table":
+            print(shown.table(found))
+            for ratio, value in ratios.items():
+                print(f"{ratio} = {value}")
+            for file in files or ["no plots: matplotlib is not installed"]:
+                print(file)
     if arguments.format == "json":
-        print(report.as_json(found))
-        return
-    print(report.table(found))
-    for name, value in ratios.items():
-        print(f"{name} = {value}")
-    for file in files or ["no plots: matplotlib is not installed"]:
-        print(file)
+        print(json.dumps(printed, indent=2))
 
 
 if __name__ == "__main__":

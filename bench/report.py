@@ -6,13 +6,15 @@ from __future__ import annotations
 import importlib
 import json
 import pathlib
+from collections.abc import Sequence
 
 from bench.simulator import IDLE, Measures
 
 BUILD = pathlib.Path(__file__).parents[1] / "build"
 
 
-def _time(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Return a time for people."""
     for unit, factor in (("s", 1), ("ms", 1e3)):
         if seconds * factor >= 1:
             return f"{seconds * factor:.3g} {unit}"
@@ -37,12 +39,17 @@ def table(found: Measures) -> str:
             elif what == IDLE:
                 cells.append(f"{value:.1%}")
             else:
-                cells.append(f"{_time(value)} {_rate(value):>6}/s")
+                cells.append(f"{duration(value)} {_rate(value):>6}/s")
         lines.append([what, *cells])
+    return aligned(lines)
+
+
+def aligned(lines: Sequence[Sequence[str]], texts: int = 1) -> str:
+    """Return cells in columns, of which the first ``texts`` are for words."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(
-            cell.ljust(width) if number == 0 else cell.rjust(width)
+            cell.ljust(width) if number < texts else cell.rjust(width)
             for number, (cell, width) in enumerate(zip(line, widths, strict=True))
         )
         for line in lines
