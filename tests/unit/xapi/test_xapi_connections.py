@@ -314,7 +314,7 @@ def test_slow_login_is_given_up(calm):
     calm.faults.add(LOGIN, delay=1.0)
     tuning = Tuning(login_seconds=0.2, retry_seconds=0.0)
     session = Session(embedded.through(server), "root", "secret", "test", tuning)
-    with pytest.raises(errors.ConnectionLost, match="within 0.2 seconds"):
+    with pytest.raises(errors.HostUnreachable, match="within 0.2 seconds"):
         session.login()
     with session:
         assert session.call("VM.get_all")

@@ -310,9 +310,9 @@ def test_a_session_prefers_json(host):
     kinds = []
 
     class Door(transport.InProcessTransport):
-        def request(self, path, content_type, body, patience=None):
+        def request(self, path, content_type, *rest):
             kinds.append(content_type)
-            return super().request(path, content_type, body, patience)
+            return super().request(path, content_type, *rest)
 
     with Session(
         lambda: Door(host.handle, host.handle_json), "root", "secret", "test"
