@@ -58,7 +58,7 @@ class Wire:
         send = carrier.request
 
         def request(
-            path: str, content_type: str, body: bytes, patience: float | None = None
+            path: str, content_type: str, body: bytes, *more: object
         ) -> transport.Answer:
             if "json" in content_type:
                 call = json.loads(body)
@@ -66,7 +66,7 @@ class Wire:
             else:
                 arguments, method = xmlrpc.client.loads(body.decode())
             self.calls.append((method, arguments))
-            return send(path, content_type, body, patience)
+            return send(path, content_type, body, *more)
 
         carrier.request = request
         return carrier

@@ -4,7 +4,9 @@
 import pytest
 
 from tests.sim.clients import GIB, NULL, vbd_record, vdi_record, vif_record, vm_record
-from xenapi_driver.xapi import client, errors, network, pool, vbd, vdi, vif, vm
+from tests.unit.xapi import embedded
+from xenapi_driver.xapi import errors, network, vbd, vdi, vif, vm
+from xenapi_driver.xapi.host import HostRecord
 
 
 def make_vm(session, name="instance-1", **changes):
@@ -12,7 +14,7 @@ def make_vm(session, name="instance-1", **changes):
 
 
 def make_vdi(session):
-    return vdi.create(session, vdi_record(pool.get(session).default_sr))
+    return vdi.create(session, vdi_record(session.pool.default_sr))
 
 
 def make_vbd(session, vm_ref):
@@ -28,10 +30,6 @@ def running(session):
     ref = make_vm(session)
     vm.start_on(session, ref, session.host_ref)
     return ref
-
-
-def expressions(wire):
-    return [expression for (expression,) in wire.arguments("VM.get_all_records_where")]
 
 
 def test_records_are_typed(session, operator):
@@ -55,52 +53,76 @@ def test_records_are_typed(session, operator):
     assert record.nova_uuid == "n"
 
 
-def test_vm_is_found_by_name_in_one_request(session, wire, operator):
-    ref = make_vm(session)
-    make_vm(session, is_a_template=True)
+def server(session, name="instance-1", nova_uuid="n", **changes):
+    config = {"nova_uuid": nova_uuid}
+    return make_vm(session, name, other_config=config, **changes)
+
+
+def test_server_is_found_at_no_request(session, operator):
+    ref = server(session, affinity=session.host_ref)
+    server(session, is_a_template=True)
     operator.call("VM.snapshot", ref, "instance-1")
-    make_vm(session, "instance-2")
+    server(session, "instance-2")
+    make_vm(session)
+    assert session.records
     with session.requests.recording() as names:
-        record = vm.find_by_name(session, "instance-1")
-    assert record.ref == ref
-    assert names == ["VM.get_all_records_where"]
-    assert expressions(wire) == [
-        'field "name__label" = "instance-1" and field "is_a_template" = "false"'
-        ' and field "is_a_snapshot" = "false"'
-    ]
+        found = vm.find_server(session, "instance-1", "n")
+        taken = vm.name_is_taken(session, "instance-1")
+    assert found.ref == ref
+    assert taken
+    assert names == []
 
 
 def test_name_that_nobody_has(session):
-    make_vm(session, "instance-2")
-    assert vm.find_by_name(session, "instance-1") is None
+    server(session, "instance-2")
+    assert vm.find_server(session, "instance-1", "n") is None
+    assert not vm.name_is_taken(session, "instance-1")
 
 
-def test_name_that_two_have(session):
+def test_templates_and_snapshots_take_no_name(session, operator):
+    make_vm(session, "instance-1", is_a_template=True)
+    operator.call("VM.snapshot", make_vm(session, "other"), "instance-1")
+    assert len(session.records[vm.VmRecord].named("instance-1")) == 2
+    assert not vm.name_is_taken(session, "instance-1")
+
+
+def test_name_alone_does_not_make_a_server(session):
     make_vm(session)
-    make_vm(session)
+    server(session, nova_uuid="another")
+    assert vm.find_server(session, "instance-1", "n") is None
+    assert vm.name_is_taken(session, "instance-1")
+
+
+def test_server_that_two_vms_claim_to_be(session):
+    server(session)
+    server(session)
     with pytest.raises(errors.NotUnique, match="instance-1"):
-        vm.find_by_name(session, "instance-1")
+        vm.find_server(session, "instance-1", "n")
 
 
 @pytest.mark.parametrize("name", ['" or "a" = "a', "back\\slash", 'both "\\" of them'])
-def test_name_with_a_quote_cannot_widen_the_search(session, wire, name):
-    make_vm(session)
-    assert vm.find_by_name(session, name) is None
-    assert name not in expressions(wire)[0]
-    ref = make_vm(session, name)
-    assert vm.find_by_name(session, name).ref == ref
+def test_name_with_a_quote_is_simply_a_name(session, name):
+    server(session)
+    assert vm.find_server(session, name, "n") is None
+    ref = server(session, name)
+    assert vm.find_server(session, name, "n").ref == ref
 
 
-def test_search_without_terms_is_true(session, wire, operator):
-    make_vm(session)
-    found = client.matching(session, "VM", {})
-    assert expressions(wire) == ["true"]
-    assert found == operator.call("VM.get_all_records")
+def test_server_of_another_host_is_none_of_ours(tmp_path):
+    with embedded.host(tmp_path, hosts=2) as (_sim, session):
+        (other,) = set(session.records[HostRecord]) - {session.host_ref}
+        server(session, affinity=other)
+        assert vm.find_server(session, "instance-1", "n") is None
+        assert vm.ours(session) == []
+        ref = server(session, affinity=session.host_ref)
+        assert vm.find_server(session, "instance-1", "n").ref == ref
+        assert [record.ref for record in vm.ours(session)] == [ref]
 
 
 def test_ours_are_those_with_novas_key(session):
-    ref = make_vm(session, other_config={"nova_uuid": "n"})
-    make_vm(session)
+    ref = server(session, affinity=session.host_ref)
+    server(session, affinity=session.host_ref, is_a_template=True)
+    make_vm(session, affinity=session.host_ref)
     assert [record.ref for record in vm.ours(session)] == [ref]
 
 
