@@ -5,13 +5,7 @@ import pytest
 
 from tests import embedded
 from tests.sim.clients import XmlClient
-from tests.unit.xapi import fake_xapi
 from xenapi_driver.sim import Simulator
-
-
-@pytest.fixture
-def fake():
-    return fake_xapi.FakeXapi()
 
 
 @pytest.fixture

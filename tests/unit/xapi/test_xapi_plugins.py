@@ -32,9 +32,7 @@ def says(sim, text, plugin="glance"):
 
 
 def refuses(sim, *description, plugin="glance"):
-    answers(
-        sim, plugin, {"Status": "Failure", "ErrorDescription": list(description)}
-    )
+    answers(sim, plugin, {"Status": "Failure", "ErrorDescription": list(description)})
 
 
 def test_request_and_answer_are_json(sim, session):

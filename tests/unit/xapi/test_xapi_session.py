@@ -1,179 +1,175 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One session for all threads, that outlives expiry and cut connections."""
+"""One session for all threads, that outlives whatever happens to a host."""
 
 import threading
 
 import pytest
 
-from tests.unit.xapi import fake_xapi
-from xenapi_driver.xapi import errors, transport
+from tests import embedded
+from tests.sim.clients import XmlClient, vm_record, wait_until
+from xenapi_driver.sim import Simulator
+from xenapi_driver.xapi import errors, transport, vm
+from xenapi_driver.xapi.host import HostRecord
 from xenapi_driver.xapi.session import Session, Tuning
-from xenapi_driver.xapi.wire_xml import XmlRpc
+
+LOGIN = "session.login_with_password"
+PLACES = ("127.0.0.1", "127.0.0.2")
+SHORT = Tuning(connections=3, retry_seconds=1.0)
 
 
 @pytest.fixture
-def session(fake):
-    door = transport.InProcessTransport(fake.handle)
-    with Session(lambda: door, "root", "secret", "test") as session:
-        fake.calls.clear()
+def door(sim):
+    return sim.serve()
+
+
+@pytest.fixture
+def far(door):
+    """A session over the network."""
+    with embedded.session(embedded.through(door), tuning=SHORT) as session:
         yield session
 
 
 @pytest.fixture
-def door(fake):
-    door = fake_xapi.HttpDoor(fake)
-    yield door
-    door.close()
+def halted(operator):
+    return operator.call("VM.create", vm_record())
 
 
-@pytest.fixture
-def http_session(fake, door):
-    tuning = Tuning(connections=3, retry_seconds=1.0, dialects=(XmlRpc(),))
-    session = Session(
-        lambda: transport.HttpTransport(door.url), "root", "secret", "test", tuning
-    )
+def logins(wire):
+    return len(wire.arguments(LOGIN))
+
+
+def expire(sim, session):
+    """End a session as a host does after a day without use."""
+    sim.world.db.destroy("session", session.reference())
+
+
+def all_at_once(count, function, *args):
+    """Call a function from so many threads; return what they got."""
+    got = []
+    threads = [
+        threading.Thread(target=lambda: got.append(function(*args)))
+        for _number in range(count)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    return got
+
+
+# Login and logout
+
+
+def test_login_knows_host_and_pool(session, operator):
+    assert [session.host_ref] == operator.call("host.get_all")
+    assert session.host.uuid == operator.call("host.get_uuid", session.host_ref)
+    assert [session.pool.ref] == operator.call("pool.get_all")
+
+
+def test_login_takes_two_requests(sim):
+    with embedded.session(embedded.inside(sim)) as session:
+        assert session.requests.total == 2
+
+
+def test_login_twice_is_one_login(session, wire):
     session.login()
-    fake.calls.clear()
-    yield session
-    session.logout()
+    assert logins(wire) == 1
 
 
-def test_login_knows_host_and_pool(session):
-    assert session.host_ref == "OpaqueRef:host"
-    assert session.host_uuid == "host-uuid"
-    assert session.pool.ref == "OpaqueRef:pool"
+def test_sessions_carry_their_originator(session, operator):
+    assert operator.call("session.get_originator", session.reference()) == "test"
 
 
-def test_login_twice_is_one_login(session, fake):
-    session.login()
-    assert fake.logins == 1
-
-
-def test_calls_need_a_login(fake):
-    session = Session(
-        lambda: transport.InProcessTransport(fake.handle), "root", "secret", "test"
-    )
+def test_calls_need_a_login(sim):
+    session = embedded.session(embedded.inside(sim))
     with pytest.raises(errors.NotLoggedIn):
         session.call("VM.get_all")
+    with pytest.raises(errors.NotLoggedIn):
+        session.reference()
+    with pytest.raises(errors.NotLoggedIn):
+        session.records  # noqa: B018
 
 
-def test_wrong_password(fake):
-    session = Session(
-        lambda: transport.InProcessTransport(fake.handle), "root", "wrong-one", "t"
-    )
+def test_wrong_password(sim):
+    session = embedded.session(embedded.inside(sim), "wrong-one")
     with pytest.raises(errors.AuthenticationFailed) as caught:
         session.login()
     assert "wrong-one" not in str(caught.value)
 
 
-def test_call_puts_the_session_first_and_ints_as_text(session, fake):
-    fake.methods["VDI.resize"] = ""
-    session.call("VDI.resize", "OpaqueRef:vdi", 2**33)
-    ((_name, args),) = fake.calls
-    assert args[1:] == ("OpaqueRef:vdi", "8589934592")
-    assert args[0] in fake.sessions
-
-
-def test_methods_are_listed_without_session_or_envelope(session, fake):
-    fake.methods["system.listMethods"] = ["VM.start", "VM.get_all"]
-    assert session.methods() == {"VM.start", "VM.get_all"}
-
-
-def test_host_that_is_no_xapi_host_is_named(http_session, fake, door):
-    fake.handle = lambda _body: b"<html>hello</html>"
-    with pytest.raises(errors.BadAnswer, match=door.url):
-        http_session.call("VM.get_all")
-
-
-def test_refusal_hides_the_session(session, fake):
-    def refuse():
-        (ref,) = fake.sessions
-        raise fake_xapi.Refused("INTERNAL_ERROR", f"in {ref}")
-
-    fake.methods["VM.get_all"] = refuse
-    with pytest.raises(errors.XapiFailure) as caught:
-        session.call("VM.get_all")
-    assert "OpaqueRef:session" not in str(caught.value)
-    assert "OpaqueRef:session" not in repr(session)
-
-
-def test_expired_session_is_renewed_once_for_any_call(session, fake):
-    fake.methods["VM.start"] = "done"
-    fake.expire()
-    assert session.call("VM.start", "OpaqueRef:vm") == "done"
-    assert fake.names() == ["VM.start", "session.login_with_password", "VM.start"]
-
-
-def test_session_that_stays_invalid_is_given_up(session, fake):
-    def refuse(*_args):
-        raise fake_xapi.Refused("SESSION_INVALID", "OpaqueRef:x")
-
-    fake.methods["VM.start"] = refuse
-    with pytest.raises(errors.SessionInvalid) as caught:
-        session.call("VM.start", "OpaqueRef:vm")
-    assert "OpaqueRef:x" not in repr(caught.value)
-    assert fake.names().count("VM.start") == 2
-
-
-def test_many_threads_renew_one_session_once(http_session, fake):
-    fake.methods["VM.get_all"] = []
-    fake.expire()
-    threads = [
-        threading.Thread(target=http_session.call, args=("VM.get_all",))
-        for _number in range(8)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert fake.logins == 2
-
-
-def test_read_is_repeated_on_a_cut_connection(http_session, fake, door):
-    fake.methods["VM.get_all"] = ["OpaqueRef:vm"]
-    door.misbehave = ["close"]
-    assert http_session.call("VM.get_all") == ["OpaqueRef:vm"]
-
-
-def test_change_is_not_repeated_when_it_may_have_begun(http_session, fake, door):
-    fake.methods["VM.start"] = ""
-    door.misbehave = ["close after"]
-    with pytest.raises(errors.ConnectionLost):
-        http_session.call("VM.start", "OpaqueRef:vm")
-    assert fake.names() == ["VM.start"]
-
-
-def test_change_is_repeated_while_nobody_listens(http_session, fake, door):
-    fake.methods["VM.start"] = "done"
-    port = door.port
-    door.close()
-    reopened = []
-
-    def reopen():
-        reopened.append(fake_xapi.HttpDoor(fake, port=port))
-
-    timer = threading.Timer(0.25, reopen)
-    timer.start()
-    try:
-        assert http_session.call("VM.start", "OpaqueRef:vm") == "done"
-        http_session.logout()
-    finally:
-        timer.join()
-        reopened[0].close()
-        door.close = lambda: None
-    assert fake.names().count("VM.start") == 1
-
-
-def test_unreachable_host_is_given_up_in_time():
-    session = Session(
-        lambda: transport.HttpTransport("http://127.0.0.1:1"), "root", "s", "t"
-    )
+def test_unreachable_host_is_given_up_at_login():
+    session = embedded.session(lambda: transport.HttpTransport("http://127.0.0.1:1"))
     with pytest.raises(errors.HostUnreachable):
         session.login()
 
 
-def test_requests_are_counted_and_recorded(session, fake):
-    fake.methods["VM.get_all"] = []
+def test_logout_ends_the_session_on_the_host(sim, session):
+    ref = session.reference()
+    session.logout()
+    assert not sim.world.db.exists("session", ref)
+    session.logout()
+    with pytest.raises(errors.NotLoggedIn):
+        session.call("VM.get_all")
+
+
+def test_nothing_is_left_after_logout(sim, door, operator, halted):
+    before = set(threading.enumerate())
+    with embedded.session(embedded.through(door)) as session:
+        vm.start_on(session, halted, session.host_ref)
+        assert session.records
+        ref = session.reference()
+    wait_until(lambda: set(threading.enumerate()) <= before)
+    assert not session.events.running
+    assert not sim.world.db.exists("session", ref)
+    assert operator.call("task.get_all") == []
+
+
+def test_new_login_has_events_again(session, operator, halted):
+    vm.start_on(session, halted, session.host_ref)
+    session.logout()
+    operator.call("VM.hard_shutdown", halted)
+    session.login()
+    assert vm.get(session, halted).power_state == "Halted"
+    vm.start_on(session, halted, session.host_ref)
+    assert vm.get(session, halted).power_state == "Running"
+
+
+# Calls
+
+
+def test_call_puts_the_session_first_and_ints_as_text(session, wire, halted):
+    session.call("VM.set_HVM_shadow_multiplier", halted, 1.5)
+    session.call("VM.set_VCPUs_max", halted, 2)
+    first, second = wire.calls[-2:]
+    assert first[1] == (session.reference(), halted, 1.5)
+    assert second[1] == (session.reference(), halted, "2")
+
+
+def test_methods_are_listed_without_session_or_envelope(session, wire):
+    assert {"VM.start", "VM.get_all"} <= session.methods()
+    assert wire.calls[-1] == ("system.listMethods", ())
+
+
+def test_host_that_is_no_xapi_host_is_named():
+    def website(_body):
+        return b"<html>hello</html>"
+
+    session = embedded.session(lambda: transport.InProcessTransport(website))
+    with pytest.raises(errors.BadAnswer, match="in-process"):
+        session.login()
+
+
+def test_refusal_hides_the_session(sim, session):
+    ref = session.reference()
+    sim.faults.add("VM.get_all", ["INTERNAL_ERROR", f"in {ref}"])
+    with pytest.raises(errors.XapiFailure) as caught:
+        session.call("VM.get_all")
+    assert "INTERNAL_ERROR" in str(caught.value)
+    assert ref not in str(caught.value)
+    assert ref not in repr(session)
+
+
+def test_requests_are_counted_and_recorded(session):
     before = session.requests.total
     with session.requests.recording() as names:
         session.call("VM.get_all")
@@ -182,31 +178,200 @@ def test_requests_are_counted_and_recorded(session, fake):
     assert session.requests.total == before + 2
 
 
-def test_logout_ends_the_session_on_the_host(session, fake):
-    session.logout()
-    assert fake.sessions == set()
-    session.logout()
-    with pytest.raises(errors.NotLoggedIn):
-        session.call("VM.get_all")
+# Trouble
 
 
-def test_member_is_followed_to_its_coordinator(fake):
-    coordinator = fake_xapi.FakeXapi()
-    coordinator.methods["PIF.get_all_records"] = {
-        "OpaqueRef:pif1": {"host": "OpaqueRef:other", "IP": "192.0.2.9", "IPv6": []},
-        "OpaqueRef:pif2": {"host": "OpaqueRef:mine", "IP": "127.0.0.1", "IPv6": []},
-    }
-    fake.coordinator = "127.0.0.2"
-    door = fake_xapi.HttpDoor(fake)
-    # All of 127.0.0.0/8 is loopback: a second host on the same port.
-    other = fake_xapi.HttpDoor(coordinator, port=door.port, address="127.0.0.2")
-    session = Session(lambda: transport.HttpTransport(door.url), "root", "secret", "t")
+def test_expired_session_is_renewed_once_for_any_call(sim, session, halted):
+    expire(sim, session)
+    with session.requests.recording() as names:
+        session.call("VM.start", halted, False, False)
+    assert names == ["VM.start", LOGIN, "VM.start"]
+    assert vm.get(session, halted).power_state == "Running"
+
+
+def test_session_that_stays_invalid_is_given_up(sim, session, halted):
+    sim.faults.add("VM.start", action="expire", times=-1)
+    with (
+        session.requests.recording() as names,
+        pytest.raises(errors.SessionInvalid) as caught,
+    ):
+        session.call("VM.start", halted, False, False)
+    assert session.reference() not in repr(caught.value)
+    assert "OpaqueRef" not in repr(caught.value)
+    assert names.count("VM.start") == 2
+
+
+def test_many_threads_renew_one_session_once(sim, session, wire):
+    expire(sim, session)
+    assert len(all_at_once(8, session.call, "VM.get_all")) == 8
+    assert logins(wire) == 2
+
+
+def test_read_is_repeated_on_a_cut_connection(sim, far, operator):
+    sim.faults.add("VM.get_all", action="cut")
+    with far.requests.recording() as names:
+        assert far.call("VM.get_all") == operator.call("VM.get_all")
+    assert names == ["VM.get_all"] * 2
+
+
+def test_read_is_given_up_after_a_while(sim, far):
+    sim.faults.add("VM.get_all", action="cut", times=-1)
+    with pytest.raises(errors.ConnectionLost):
+        far.call("VM.get_all")
+
+
+def test_change_that_was_carried_out_is_not_repeated(sim, far, operator):
+    assert far.records  # they have to be followed before
+    sim.faults.add("VM.create", after=True, action="cut")
+    with far.requests.recording() as names:
+        ref = far.call("VM.create", vm_record(name_label="once"))
+    assert operator.call("VM.get_by_name_label", "once") == [ref]
+    assert names.count("VM.create") == 1
+
+
+def test_change_that_is_over_at_once_is_repeated_when_nothing_was_done(
+    sim, far, operator
+):
+    assert far.records
+    sim.faults.add("VM.create", action="cut")
+    ref = far.call("VM.create", vm_record(name_label="once"))
+    assert operator.call("VM.get_by_name_label", "once") == [ref]
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["labels", "no labels"])
+def test_slow_change_is_repeated_where_it_would_be_seen_at_work(
+    sim, far, operator, halted, known
+):
+    other = operator.call("VM.create", vm_record())
+    assert far.records
+    if known:
+        # By its task, the session knows that the host keeps labels.
+        vm.start_on(far, other, far.host_ref)
+    sim.faults.add("VM.start", action="cut")
+    if known:
+        far.call("VM.start", halted, False, False)
+        assert vm.get(far, halted).power_state == "Running"
+        return
+    with pytest.raises(errors.OutcomeUnknown, match=r"VM\.start"):
+        far.call("VM.start", halted, False, False)
+
+
+def test_change_is_not_guessed_at_before_anything_was_read(sim, far, operator):
+    sim.faults.add("VM.create", after=True, action="cut")
+    with pytest.raises(errors.OutcomeUnknown):
+        far.call("VM.create", vm_record(name_label="once"))
+    assert len(operator.call("VM.get_by_name_label", "once")) == 1
+
+
+def test_task_that_was_begun_is_found_by_its_label(sim, far, operator, halted):
+    assert far.records
+    sim.faults.add("Async.VM.clone", after=True, action="cut")
+    sim.faults.add("VM.clone", delay=0.3)
+    with far.requests.recording() as names:
+        twin = far.task("Async.VM.clone", halted, "twin")
+    assert operator.call("VM.get_by_name_label", "twin") == [twin]
+    assert operator.call("task.get_all") == []
+    assert names.count("Async.VM.clone") == 1
+
+
+def test_task_that_was_not_begun_is_begun(sim, far, operator, halted):
+    # From this one it is known that the host keeps labels.
+    far.task("Async.VM.clone", halted, "first")
+    sim.faults.add("Async.VM.clone", action="cut")
+    twin = far.task("Async.VM.clone", halted, "twin")
+    assert operator.call("VM.get_by_name_label", "twin") == [twin]
+    assert operator.call("task.get_all") == []
+
+
+def test_change_is_repeated_while_nobody_listens(far, door, operator, halted):
+    door.shut()
+    timer = threading.Timer(0.25, door.reopen)
+    timer.start()
     try:
-        session.login()
-        assert session.host_ref == "OpaqueRef:mine"
-        assert fake.names() == ["session.login_with_password"]
-        session.logout()
-        assert coordinator.sessions == set()
+        far.call("VM.start", halted, False, False)
     finally:
-        door.close()
-        other.close()
+        timer.join()
+    assert operator.call("VM.get_power_state", halted) == "Running"
+
+
+def test_host_that_stays_away_is_given_up(far, door):
+    door.shut()
+    with pytest.raises(errors.HostUnreachable):
+        far.call("VM.get_all")
+
+
+def test_restart_of_the_toolstack_is_survived(sim, far, operator, halted):
+    assert far.records
+    sim.act("host", what="restart")
+    vm.start_on(far, halted, far.host_ref)
+    assert vm.get(far, halted).power_state == "Running"
+
+
+# Pools
+
+
+@pytest.fixture
+def pool(tmp_path):
+    sim = Simulator(tmp_path / "host", hosts=2, addresses=PLACES)
+    first = sim.serve(PLACES[0])
+    yield sim, (first, sim.serve(PLACES[1], first.port, machine=1))
+    sim.close()
+
+
+def test_member_is_followed_to_its_coordinator(pool):
+    sim, doors = pool
+    with embedded.session(embedded.through(doors[1])) as session:
+        assert session.host.address == PLACES[1]
+        assert session.pool.master != session.host_ref
+        assert len(session.records[HostRecord]) == 2
+        ref = session.reference()
+    assert not sim.world.db.exists("session", ref)
+
+
+def test_doors_lead_to_the_host_that_is_asked_for(pool):
+    _sim, doors = pool
+    with embedded.session(embedded.through(doors[1])) as session:
+        calls_go_to = {doors[0].url}
+        assert {session.door().url, session.door(session.pool.master).url} == (
+            calls_go_to
+        )
+        assert session.door(session.host_ref).url == doors[1].url
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_new_coordinator_is_followed(pool, number):
+    sim, doors = pool
+    tuning = Tuning(retry_seconds=10.0)
+    with embedded.session(embedded.through(doors[number]), tuning=tuning) as session:
+        ours = session.host_ref
+        sim.act("host", host=2, what="lead")
+        ref = session.call("VM.create", vm_record())
+        assert ref in session.records[vm.VmRecord]
+        assert session.host_ref == ours
+        assert session.host.address == PLACES[number]
+        wait_until(lambda: session.pool.master == sim.world.coordinator)
+
+
+def test_host_that_joins_a_pool_is_found_again(tmp_path):
+    sim = Simulator(tmp_path / "host", pools=2, addresses=PLACES, compute_vm=False)
+    try:
+        first = sim.serve(PLACES[0])
+        door = sim.serve(PLACES[1], first.port, machine=1)
+        tuning = Tuning(retry_seconds=10.0)
+        with embedded.session(embedded.through(door), tuning=tuning) as session:
+            uuid, alone = session.host.uuid, session.host_ref
+            operator = XmlClient(sim.door(1))
+            operator.call("pool.join", PLACES[0], "root", "secret")
+            wait_until(lambda: len(session.records[HostRecord]) == 2, 10)
+            assert session.host.uuid == uuid
+            assert session.host_ref != alone
+    finally:
+        sim.close()
+
+
+def test_wrong_password_is_no_reason_to_wait(sim):
+    session = Session(embedded.inside(sim), "root", "wrong", "test", SHORT)
+    with session.requests.recording() as names:
+        with pytest.raises(errors.AuthenticationFailed):
+            session.login()
+    assert names == [LOGIN]

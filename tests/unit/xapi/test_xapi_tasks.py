@@ -171,9 +171,7 @@ def test_interrupted_waiter_cancels_its_task(session, operator, halted, hanging)
     assert tasks_of(operator) == []
 
 
-def test_vanished_task_has_an_unknown_outcome(
-    sim, session, operator, halted, hanging
-):
+def test_vanished_task_has_an_unknown_outcome(sim, session, operator, halted, hanging):
     def restart(_ref):
         sim.act("host", what="restart")
 
