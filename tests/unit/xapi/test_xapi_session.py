@@ -371,7 +371,7 @@ def test_host_that_joins_a_pool_is_found_again(tmp_path):
 
 def test_wrong_password_is_no_reason_to_wait(sim):
     session = Session(embedded.inside(sim), "root", "wrong", "test", SHORT)
-    with session.requests.recording() as names:
-        with pytest.raises(errors.AuthenticationFailed):
-            session.login()
+    refused = pytest.raises(errors.AuthenticationFailed)
+    with session.requests.recording() as names, refused:
+        session.login()
     assert names == [LOGIN]

@@ -82,7 +82,7 @@ def test_success_takes_two_requests_and_leaves_no_task(session, operator, halted
 def test_task_that_ended_before_anybody_watched(session, operator, halted):
     for number in range(3):
         ref = operator.call("Async.VM.clone", halted, f"twin-{number}")
-        wait_until(lambda: operator.call("task.get_status", ref) == "success")
+        wait_until(lambda ref=ref: operator.call("task.get_status", ref) == "success")
         with session.requests.recording() as names:
             twin = tasks.follow(session, ref, "VM.clone", quiet=30)
         assert operator.call("VM.get_name_label", twin) == f"twin-{number}"
