@@ -433,12 +433,6 @@ class UuidInvalid(XapiFailure):
     codes = ("UUID_INVALID",)
 
 
-class MapDuplicateKey(XapiFailure):
-    """add_to_<map> with a key that is there. params: class, field, uuid, key."""
-
-    codes = ("MAP_DUPLICATE_KEY",)
-
-
 class OperationNotAllowed(XapiFailure):
     """A rule about the object's state forbids it. params: text."""
 
@@ -499,12 +493,6 @@ class NoHostsAvailable(XapiFailure):
     codes = ("NO_HOSTS_AVAILABLE", "HOST_DISABLED", "HOST_NOT_LIVE")
 
 
-class DeviceAlreadyAttached(XapiFailure):
-    """plug of something plugged. params: device."""
-
-    codes = ("DEVICE_ALREADY_ATTACHED",)
-
-
 class DeviceAlreadyDetached(XapiFailure):
     """unplug of something unplugged. params: device."""
 
@@ -537,12 +525,6 @@ class SrBackendFailure(XapiFailure):
     """The SR's driver failed otherwise. params: status, text, text."""
 
     codes = ("SR_BACKEND_FAILURE",)
-
-
-class BridgeNotAvailable(XapiFailure):
-    """The host has no such bridge. params: bridge."""
-
-    codes = ("BRIDGE_NOT_AVAILABLE",)
 
 
 class MissingPlugin(XapiFailure):
