@@ -251,7 +251,7 @@ def memory(session: Session) -> int:
     return after - before
 
 
-def measure(sizes: tuple[int, ...], latencies: tuple[int, ...] = LATENCIES_MS) -> Costs:
+def measure(sizes: tuple[int, ...]) -> Costs:
     """Return costs by what was done and number of servers.
 
     ``memory`` has bytes of the records as its only number.
@@ -266,7 +266,7 @@ def measure(sizes: tuple[int, ...], latencies: tuple[int, ...] = LATENCIES_MS) -
             bench = Bench(host, fill(client, size))
             client.close()
             with _configured(host):
-                bench.run(latencies)
+                bench.run(LATENCIES_MS)
             bench.costs["memory"] = {"bytes": memory(bench.session())}
         for what, cost in bench.costs.items():
             found.setdefault(what, {})[size] = cost

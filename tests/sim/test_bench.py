@@ -46,9 +46,9 @@ def quick(monkeypatch, tmp_path):
 
 
 def test_the_command_measures_and_writes(quick, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["bench", "--vms", "3,2", "-f", "json"])
+    monkeypatch.setattr(sys, "argv", ["bench", "simulator", "--vms", "3,2", "-f", "json"])
     command.main()
-    found = json.loads(capsys.readouterr().out)
+    found = json.loads(capsys.readouterr().out)["simulator"]
     assert found == json.loads((quick / "bench-simulator.json").read_text())
     assert {"2", "3"} == set(found["VM.get_record"])
     assert all(value >= 0 for times in found.values() for value in times.values())
