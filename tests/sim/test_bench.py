@@ -46,7 +46,8 @@ def quick(monkeypatch, tmp_path):
 
 
 def test_the_command_measures_and_writes(quick, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["bench", "simulator", "--vms", "3,2", "-f", "json"])
+    argv = ["bench", "simulator", "--vms", "3,2", "-f", "json"]
+    monkeypatch.setattr(sys, "argv", argv)
     command.main()
     found = json.loads(capsys.readouterr().out)["simulator"]
     assert found == json.loads((quick / "bench-simulator.json").read_text())
