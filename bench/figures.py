@@ -12,10 +12,14 @@ import json
 import pathlib
 import sys
 import tempfile
+import uuid
+
+from nova.compute import provider_tree
 
 from bench import conformance
 from bench.report import BUILD
 from tests import breaking, builders, fixtures
+from tests.sim.clients import vm_record
 
 
 def requests_of_operations(rig: fixtures.Rig) -> dict[str, int]:
@@ -38,6 +42,32 @@ def requests_of_operations(rig: fixtures.Rig) -> dict[str, int]:
     count("get_info", rig.driver.get_info, first)
     count("destroy_1vif", rig.destroy, first)
     return counts
+
+
+def crowd(rig: fixtures.Rig, count: int) -> None:
+    """Let the host have ``count`` more servers, all halted."""
+    session = rig.sim.session()
+    session.xenapi.login_with_password("root", "secret", "1.0", "crowd")
+    home = session.xenapi.host.get_all()[0]
+    for number in range(count):
+        record = vm_record(
+            name_label=f"crowd-{count}-{number}",
+            affinity=home,
+            other_config={"nova_uuid": str(uuid.uuid4())},
+        )
+        session.xenapi.VM.create(record)
+    session.xenapi.session.logout()
+
+
+def resource_report(rig: fixtures.Rig) -> int:
+    """Return the requests of one run of Nova's update_available_resource."""
+    with rig.recording() as made:
+        (node,) = rig.driver.get_available_nodes()
+        tree = provider_tree.ProviderTree()
+        tree.new_root(node, str(uuid.uuid4()), generation=0)
+        rig.driver.get_available_resource(node)
+        rig.driver.update_provider_tree(tree, node)
+    return len(made)
 
 
 def power_sync(rig: fixtures.Rig, servers: int) -> int:
@@ -83,11 +113,12 @@ def measure() -> dict[str, float]:
                 builders.vhd_tarball(builders.vhd_bytes(place))
             )
             found: dict[str, float] = dict(requests_of_operations(rig))
-            with rig.recording() as made:
-                rig.driver.get_available_resource(rig.driver.get_available_nodes()[0])
-            found["requests.update_available_resource_1"] = len(made)
             found["requests.power_sync_10"] = power_sync(rig, 10)
             found.update(faults(rig))
+            for servers in (10, 1000):
+                crowd(rig, servers)
+                name = f"requests.update_available_resource_{servers}"
+                found[name] = resource_report(rig)
         finally:
             rig.close()
     return found

@@ -75,11 +75,11 @@ class Host:
         verbs = getattr(self._operator.xenapi, kind)
         verbs.destroy(verbs.get_by_uuid(uuid))
 
-    def call(self, method: str, uuid: str) -> None:
-        """Call a method that takes one object only, which has this UUID."""
+    def call(self, method: str, uuid: str, *more: object) -> None:
+        """Call a method of the object that has this UUID."""
         kind, _, verb = method.partition(".")
         api = getattr(self._operator.xenapi, kind)
-        getattr(api, verb)(api.get_by_uuid(uuid))
+        getattr(api, verb)(api.get_by_uuid(uuid), *more)
 
     def create_sr(self, kind: str, **other_config: str) -> str:
         """Make an SR on the first host, plug it and return its UUID."""

@@ -23,11 +23,13 @@ from xenapi_driver import conf as options
 from xenapi_driver import exceptions
 from xenapi_driver.images import direct_vhd
 from xenapi_driver.ops import (
+    cpu_traits,
     destroy,
     fitness,
     inventory,
     plugging,
     power,
+    resources,
     spawn,
     startup,
 )
@@ -159,7 +161,7 @@ class XenAPIDriver(driver.ComputeDriver):
         # As it was at start-up: Nova's name of a node never changes.
         self._nodename = ""
         self._spawn: spawn.Spawn | None = None
-        self._resources: inventory.Resources | None = None
+        self._reserve_checked = False
 
     @property
     def home(self) -> Home:
@@ -215,9 +217,17 @@ class XenAPIDriver(driver.ComputeDriver):
     def node_is_available(self, nodename: str) -> bool:
         return self._home is not None and nodename == self._nodename
 
+    def _resources(self) -> resources.Resources:
+        """What the host has now, from records; no request."""
+        home = self.home
+        session = home.session
+        with _nova_errors(None):
+            return resources.resources(session.records, session.host_ref, home.sr_uuid)
+
     def get_available_resource(self, nodename: str) -> dict[str, Any]:
-        found = inventory.resources(self.home)
-        self._resources = found
+        found = self._resources()
+        self._warn_of_small_reserve(found)
+        booted = found.booted
         return {
             "vcpus": found.vcpus,
             "vcpus_used": found.vcpus_used,
@@ -231,38 +241,55 @@ class XenAPIDriver(driver.ComputeDriver):
             "hypervisor_type": "XenServer",
             "hypervisor_version": found.hypervisor_version,
             "hypervisor_hostname": self._nodename,
-            "supported_instances": found.supported,
-            "stats": {"uptime": None},
+            "supported_instances": list(found.supported),
+            "pci_passthrough_devices": json.dumps(found.pci_devices),
+            # Without the key, each os-hypervisors request asks this service.
+            "stats": {"uptime": None if booted is None else resources.uptime(booted)},
         }
+
+    def _warn_of_small_reserve(self, found: resources.Resources) -> None:
+        reserved = CONF.reserved_host_memory_mb
+        if self._reserve_checked or reserved >= found.memory_mb_apart:
+            return
+        self._reserve_checked = True
+        LOG.warning(
+            "Xen and VMs that are no servers take %(apart)d MiB of this host's memory, "
+            "and reserved_host_memory_mb is %(reserved)d: set it to %(apart)d plus "
+            "the overhead of servers, or some will be scheduled here that do not fit.",
+            {"apart": found.memory_mb_apart, "reserved": reserved},
+        )
 
     def update_provider_tree(
         self, provider_tree: Any, nodename: str, allocations: Any = None
     ) -> None:
-        """Report VCPU, MEMORY_MB and DISK_GB as the last resource report saw them."""
-        found = self._resources or inventory.resources(self.home)
-        ratios = self._get_allocation_ratios(provider_tree.data(nodename).inventory)
-        totals = {
-            "VCPU": (found.vcpus, CONF.reserved_host_cpus),
-            "MEMORY_MB": (found.memory_mb, CONF.reserved_host_memory_mb),
-            "DISK_GB": (found.local_gb, self._get_reserved_host_disk_gb_from_config()),
-        }
-        if provider_tree.has_sharing_provider("DISK_GB"):
-            del totals["DISK_GB"]
-        provider_tree.update_inventory(
-            nodename,
-            {
-                name: {
-                    "total": total,
-                    "reserved": min(reserved, total),
-                    "min_unit": 1,
-                    "max_unit": total,
-                    "step_size": 1,
-                    "allocation_ratio": ratios[name],
-                }
-                for name, (total, reserved) in totals.items()
-                if total > 0
-            },
+        """Report VCPU, MEMORY_MB and DISK_GB, and the traits of the processors."""
+        found = self._resources()
+        classes = resources.inventories(
+            found,
+            resources.Reserved(
+                cpus=CONF.reserved_host_cpus,
+                memory_mb=CONF.reserved_host_memory_mb,
+                disk_gb=self._get_reserved_host_disk_gb_from_config(),
+            ),
+            self._get_allocation_ratios(provider_tree.data(nodename).inventory),
         )
+        if provider_tree.has_sharing_provider("DISK_GB"):
+            classes.pop("DISK_GB", None)
+        provider_tree.update_inventory(nodename, classes)
+        traits = cpu_traits.traits(
+            found.featuresets,
+            found.cpu_info["topology"]["threads"],
+            found.architectures,
+        )
+        provider_tree.add_traits(nodename, *traits)
+        provider_tree.remove_traits(nodename, *(cpu_traits.OWNED - traits))
+
+    def get_host_uptime(self) -> str:
+        """Tell since when the host is up, in the style of uptime(1)."""
+        booted = self._resources().booted
+        if booted is None:
+            raise NotImplementedError()
+        return resources.uptime(booted)
 
     def get_host_ip_addr(self) -> str:
         return CONF.my_ip

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import pytest
+from nova.compute import provider_tree
 
 from tests import builders
 from xenapi_driver import driver as xenapi
@@ -60,6 +61,18 @@ def test_what_a_running_server_costs(rig, verb, arguments, most):
     assert len(made) <= most, made
     domain = rig.host.records("VM", name_label=server.name)[0]["power_state"]
     assert xenapi.POWER_STATES[domain] == state
+
+
+def test_a_resource_report_asks_nothing(rig):
+    (node,) = rig.driver.get_available_nodes()
+    tree = provider_tree.ProviderTree()
+    tree.new_root(node, "00000000-0000-0000-0000-00000000000a", generation=0)
+    rig.spawn(builders.instance(rig.image_id))
+    with rig.recording() as made:
+        found = rig.driver.get_available_resource(node)
+        rig.driver.update_provider_tree(tree, node)
+    assert made == []
+    assert found["vcpus_used"] > 0
 
 
 def test_the_driver_counts_what_the_host_counts(rig):
