@@ -97,10 +97,16 @@ class Host:
 
     def break_next(self, method: str, *error: str) -> None:
         """Let the next call of a method be answered by a XenAPI error."""
-        rule = {"method": method, "error": error}
+        self._bring_about("rules", {"method": method, "error": error})
+
+    def halt_guest(self, name: str) -> None:
+        """Let the guest in the VM of that name shut itself down."""
+        self._bring_about("guest", {"uuid": name, "what": "halt"})
+
+    def _bring_about(self, what: str, fields: dict[str, Any]) -> None:
         request = urllib.request.Request(
-            f"{self.url}/_sim/rules",
-            json.dumps(rule).encode(),
+            f"{self.url}/_sim/{what}",
+            json.dumps(fields).encode(),
             {"Content-Type": "application/json"},
         )
         with urllib.request.urlopen(

@@ -27,6 +27,8 @@ STEPS = (
     ),
     Step("stop demo-1", actions.stop, looks.look_at_stop),
     Step("start demo-1", actions.start, looks.look_at_run),
+    Step("demo-1 shuts itself down", actions.halt_guest, looks.look_at_stop),
+    Step("start demo-1 again", actions.start, looks.look_at_run),
     Step("reboot demo-1", actions.reboot("SOFT"), looks.look_at_run),
     Step("hard reboot demo-1", actions.reboot("HARD"), looks.look_at_run),
     Step(

@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import pathlib
 import uuid
+from typing import Any
 from unittest import mock
 
 import nova.conf
@@ -56,6 +57,11 @@ class Host:
         self.server = self.sim.serve()
         self._operator = XenAPI.Session(self.server.url)
         self._operator.xenapi.login_with_password("root", "secret", "1.0", "test")
+
+    @property
+    def xenapi(self) -> Any:
+        """The operator's client, such as ``xenapi.VM.start(ref, False, False)``."""
+        return self._operator.xenapi
 
     def record(self, kind: str, ref: str) -> dict:
         """Return one object's record."""

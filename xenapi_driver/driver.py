@@ -9,6 +9,7 @@ base class; the support matrix lists it.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -27,6 +28,7 @@ from xenapi_driver.ops import (
     destroy,
     fitness,
     inventory,
+    lifecycle,
     plugging,
     power,
     resources,
@@ -160,6 +162,7 @@ class XenAPIDriver(driver.ComputeDriver):
         self._home: Home | None = None
         # As it was at start-up: Nova's name of a node never changes.
         self._nodename = ""
+        self._lifecycle: lifecycle.Lifecycle | None = None
         self._spawn: spawn.Spawn | None = None
         self._reserve_checked = False
 
@@ -202,9 +205,18 @@ class XenAPIDriver(driver.ComputeDriver):
                 "name": self._home.sr.name_label,
             },
         )
+        self._lifecycle = lifecycle.Lifecycle(
+            self._session,
+            self.emit_event,
+            functools.partial(lifecycle.nova_moves, service_host=host),
+        )
+        self._lifecycle.start()
 
     def cleanup_host(self, host: str) -> None:
-        """Log out."""
+        """End the thread that tells Nova of changes, and log out."""
+        told, self._lifecycle = self._lifecycle, None
+        if told is not None:
+            told.stop()
         session, self._session, self._home = self._session, None, None
         if session is not None:
             session.logout()

@@ -44,13 +44,7 @@ _STATES = {
 
 def is_server(record: VmRecord, host_ref: str) -> bool:
     """Tell whether the VM is a server that belongs to the host."""
-    return (
-        record.nova_uuid is not None
-        and record.home == host_ref
-        and not (
-            record.is_a_template or record.is_a_snapshot or record.is_control_domain
-        )
-    )
+    return record.is_server and record.home == host_ref
 
 
 def transitions(old: VmRecord, new: VmRecord, host_ref: str) -> tuple[int, ...]:
