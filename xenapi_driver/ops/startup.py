@@ -11,13 +11,27 @@ import pathlib
 from collections.abc import Callable
 
 from oslo_config import cfg
+from oslo_log import log as logging
 
 from xenapi_driver import conf as options
 from xenapi_driver import exceptions
 from xenapi_driver.images import direct_vhd
-from xenapi_driver.xapi import certificates, host, plugins, sr, transport, vm
+from xenapi_driver.steps.build import INSTANCE_KEY
+from xenapi_driver.xapi import (
+    certificates,
+    errors,
+    host,
+    plugins,
+    sr,
+    transport,
+    vbd,
+    vdi,
+    vm,
+)
 from xenapi_driver.xapi import home as xapi_home
 from xenapi_driver.xapi.session import Session, Tuning
+
+LOG = logging.getLogger(__name__)
 
 # Linux guests of Xen find their own VM's UUID here.
 HYPERVISOR_UUID = pathlib.Path("/sys/hypervisor/uuid")
@@ -75,6 +89,7 @@ def open_home(conf: cfg.ConfigOpts, session: Session) -> xapi_home.Home:
     storage, path = find_storage(conf, session)
     check_guests(session.host)
     session.clear_leftovers()
+    free_disks(conf, session)
     bridge = opts.ovs_integration_bridge
     if bridge:
         # Last, as it may make the network: a host that is unfit stays as it is.
@@ -139,6 +154,41 @@ def check_compute_vm(conf: cfg.ConfigOpts, session: Session) -> str | None:
             "= false and independent_compute = true",
         )
     return uuid
+
+
+def free_disks(conf: cfg.ConfigOpts, session: Session) -> None:
+    """Unplug servers' disks that an earlier run left in this service's own VM.
+
+    It was killed in the middle of its work. They would keep their servers from
+    being started or deleted, and take this VM's device numbers. What does not let
+    go is told in the log and stays.
+    """
+    own = _own_vm(conf, session)
+    for one in vbd.of_vm(session, own.ref) if own is not None else ():
+        disk = session.records[vdi.VdiRecord].get(one.vdi or "")
+        if disk is None or INSTANCE_KEY not in disk.other_config:
+            continue
+        LOG.info("Disk %(disk)s of server %(server)s is still in this VM; freeing it.",
+                 {"disk": disk.uuid,
+                  "server": disk.other_config[INSTANCE_KEY]})  # fmt: skip
+        try:
+            if one.currently_attached:
+                vbd.unplug(session, one.ref)
+            vbd.destroy(session, one.ref)
+        except errors.XapiError as exc:
+            LOG.warning("Disk %(disk)s stays in this VM: %(reason)s",
+                        {"disk": disk.uuid, "reason": exc})  # fmt: skip
+
+
+def _own_vm(conf: cfg.ConfigOpts, session: Session) -> vm.VmRecord | None:
+    """Return the VM that this service runs in, None where it is not of the pool."""
+    opts = conf.xenserver
+    if opts.independent_compute:
+        return None
+    if opts.connection_url == options.LOCAL_URL and not opts.compute_vm_uuid:
+        return vm.get(session, session.host.control_domain)
+    uuid = opts.compute_vm_uuid or _machine_uuid()
+    return None if uuid is None else vm.find_by_uuid(session, uuid)
 
 
 def _machine_uuid() -> str | None:

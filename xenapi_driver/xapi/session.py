@@ -25,6 +25,7 @@ import XenAPI
 from oslo_log import log as logging
 
 from xenapi_driver.xapi import effects, errors, events, lost, pool, tasks, wire
+from xenapi_driver.xapi.client import existing
 from xenapi_driver.xapi.connections import Connections
 from xenapi_driver.xapi.host import HostRecord
 from xenapi_driver.xapi.pool import PoolRecord
@@ -266,13 +267,16 @@ class Session:
 
     @property
     def host(self) -> HostRecord:
-        """Our host."""
-        return self.records[HostRecord][self.host_ref]
+        """Our host.
+
+        :raises HandleInvalid: it is in this pool no longer
+        """
+        return existing(self, HostRecord, self.host_ref)
 
     @property
     def pool(self) -> PoolRecord:
         """Our host's pool, which every host has."""
-        return next(iter(self.records[PoolRecord].values()))
+        return _pool(self.records)
 
     def _recognise(self, snapshot: Snapshot) -> None:
         """Find our host again, which has another reference in another pool."""
@@ -298,7 +302,7 @@ class Session:
             return self._new_transport()
         if host_ref == self.host_ref:
             return self._door()
-        return self._door().elsewhere(self.records[HostRecord][host_ref].address)
+        return self._door().elsewhere(existing(self, HostRecord, host_ref).address)
 
     # Calls
 
@@ -423,9 +427,8 @@ class Session:
 
     def _inject(self, snapshot: Snapshot) -> str:
         """Make the host send an event; return the token before it."""
-        for record in snapshot[PoolRecord].values():
-            return str(self.call("event.inject", PoolRecord.XAPI_CLASS, record.ref))
-        raise errors.BadAnswer("The host", "it has no pool")
+        record = _pool(snapshot)
+        return str(self.call("event.inject", PoolRecord.XAPI_CLASS, record.ref))
 
     def _poll(
         self, classes: Sequence[str], token: str, seconds: float
@@ -533,3 +536,9 @@ class Session:
         poller, self._poller = self._poller, None
         if poller is not None:
             poller.close()
+
+
+def _pool(snapshot: Snapshot) -> PoolRecord:
+    for record in snapshot[PoolRecord].values():
+        return record
+    raise errors.BadAnswer("The host", "it has no pool")

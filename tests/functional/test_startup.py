@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a start of the driver puts right that an earlier run has left."""
+
+from __future__ import annotations
+
+import logging
+
+from tests.sim.clients import vbd_record, vdi_record
+
+
+def plugged(rig, name: str, other_config: dict) -> tuple[str, str]:
+    """Plug a new disk into the VM of nova-compute; return its VDI and VBD."""
+    api = rig.host.xenapi
+    own = api.VM.get_by_uuid(rig.sim.compute_vm_uuid)
+    sr = next(iter(api.pool.get_all_records().values()))["default_SR"]
+    disk = api.VDI.create(vdi_record(sr, name_label=name, other_config=other_config))
+    device = api.VM.get_allowed_VBD_devices(own)[0]
+    vbd = api.VBD.create(vbd_record(own, disk, userdevice=device))
+    api.VBD.plug(vbd)
+    return disk, vbd
+
+
+def test_disks_left_in_the_compute_vm_are_freed(bare_rig):
+    """As after a kill in the middle of a build (features, 11)."""
+    left, left_vbd = plugged(bare_rig, "instance-1", {"nova_instance_uuid": "u"})
+    other, other_vbd = plugged(bare_rig, "data", {})
+    bare_rig.start()
+    api = bare_rig.host.xenapi
+    assert left_vbd not in api.VBD.get_all()
+    assert api.VDI.get_VBDs(left) == []
+    assert api.VBD.get_currently_attached(other_vbd)
+    assert api.VDI.get_VBDs(other) == [other_vbd]
+
+
+def test_a_disk_that_does_not_let_go_keeps_nobody_from_starting(bare_rig, caplog):
+    _left, vbd = plugged(bare_rig, "instance-1", {"nova_instance_uuid": "u"})
+    rejected = ["DEVICE_DETACH_REJECTED", "VBD", vbd, "busy"]
+    bare_rig.sim.faults.add("VBD.unplug", rejected)
+    with caplog.at_level(logging.WARNING, "xenapi_driver"):
+        bare_rig.start()
+    assert bare_rig.host.xenapi.VBD.get_currently_attached(vbd)
+    assert "stays in this VM" in caplog.text
+
+
+def test_an_independent_compute_has_no_vm_of_its_own(bare_rig):
+    _left, vbd = plugged(bare_rig, "instance-1", {"nova_instance_uuid": "u"})
+    for name, value in {"independent_compute": True, "check_host": False}.items():
+        bare_rig.set_option(name, value)
+    bare_rig.start()
+    assert bare_rig.host.xenapi.VBD.get_currently_attached(vbd)
