@@ -91,8 +91,12 @@ def faults(rig: fixtures.Rig) -> dict[str, int]:
     rig.spawn(bystander)
     broken = [
         one
-        for answer_lost in (False, True)
-        for one in breaking.break_everywhere(rig, answer_lost)
+        for trouble in (
+            breaking.REFUSED,
+            breaking.REFUSED_AFTER,
+            *breaking.SURVIVED.values(),
+        )
+        for one in breaking.break_everywhere(rig, trouble)
     ]
     return {
         "faults.injected": len(broken),

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from nova import exception as nova_exception
 
@@ -44,21 +45,34 @@ def on_host(rig: fixtures.Rig) -> dict:
     return found
 
 
-def break_everywhere(rig: fixtures.Rig, answer_lost: bool) -> Iterator[Break]:
+# What can go wrong with a call, as a rule of the embedded host: that it is refused,
+# that it is carried out and an error is answered, and what a session survives.
+REFUSED = {"error": REFUSAL}
+REFUSED_AFTER = {"error": REFUSAL, "after": True}
+SURVIVED = {
+    "cut": {"action": "cut"},
+    "cut after": {"action": "cut", "after": True},
+    "expired": {"action": "expire"},
+    "restart": {"action": "restart"},
+    "restart after": {"action": "restart", "after": True},
+}
+
+
+def break_everywhere(rig: fixtures.Rig, trouble: dict[str, Any]) -> Iterator[Break]:
     """Break builds of a cached image at each of their calls in turn.
 
-    :param answer_lost: the host carries the call out and then answers an error;
-        otherwise it refuses to carry it out
+    :param trouble: of those above
     """
     _calls_of_a_build(rig)  # the image is cached from here on
     calls = _calls_of_a_build(rig)
     before = on_host(rig)
     for number, method in enumerate(calls):
-        if method in HARMLESS:
+        if method in HARMLESS and "error" in trouble:
             continue
-        bare = method.removeprefix("Async.")
+        # What is refused is the work, what is lost is the answer to its beginning.
+        hit = method.removeprefix("Async.") if "error" in trouble else method
         earlier = calls[:number].count(method)
-        rig.sim.faults.add(bare, REFUSAL, skip=earlier, after=answer_lost)
+        rig.sim.faults.add(hit, skip=earlier, **trouble)
         instance = builders.instance(rig.image_id)
         failed = False
         try:
