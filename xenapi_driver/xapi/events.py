@@ -372,7 +372,9 @@ class EventLoop:
             number = self._polls_begun
             if self._read_all:
                 self._token, self._read_all = "", False
-            seconds = _DOUBT_SECONDS if self._doubtful else _POLL_SECONDS
+            # After trouble it is to be known at once that the host is heard again.
+            hurry = self._doubtful or self._trouble is not None
+            seconds = _DOUBT_SECONDS if hurry else _POLL_SECONDS
         answer = self._poll(tuple(self._kinds), self._token, seconds)
         with self._news:
             if stopping.is_set():
@@ -392,7 +394,11 @@ class EventLoop:
             listeners = self._listeners if told and changes else []
             self._news.notify_all()
         for listener in listeners:
-            listener(changes)
+            try:
+                listener(changes)
+            except Exception:
+                # Its own fault must not make everybody else deaf.
+                LOG.exception("A listener to the host's changes failed.")
 
     def _taken(self, answer: Answer) -> list[Change]:
         """Put the events into the tables and the watches; return what changed."""
