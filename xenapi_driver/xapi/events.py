@@ -165,7 +165,8 @@ class EventLoop:
         self._doubtful = False
         self._gaps: dict[str, int] = {}
         self._awaited: list[_Awaited] = []
-        self._unsure = False
+        self._doubts = 0  # calls that may have done anything
+        self._settled = 0  # how many of these the tables certainly show
         self._polls_begun = 0
         self._polls_answered = 0
         # Since when, and why, the host is not heard.
@@ -186,13 +187,15 @@ class EventLoop:
             self._ensure_running()
             self._wait_until_heard()
             awaited = list(self._awaited)
-            unsure, self._unsure = self._unsure, False
-            if not unsure:
+            doubts = self._doubts
+            if doubts == self._settled:
                 self._news.wait_for(lambda: not self._open(awaited), _NATURAL_SECONDS)
                 if self._heard() and not self._open(awaited):
                     return self._snapshot
         LOG.debug("No event told of a change of ours; asking for one.")
         snapshot = self.barrier()
+        with self._news:
+            self._settled = max(self._settled, doubts)
         if all(one.visible(snapshot) for one in awaited):
             return snapshot
         # Somebody has changed it again, or its event got lost for good.
@@ -231,9 +234,9 @@ class EventLoop:
                 self._awaited.append(_Awaited(visible, self._polls_begun + 1))
 
     def doubt(self) -> None:
-        """Have the next reader ask: a call of ours may have changed anything."""
+        """Have readers ask: a call of ours may have changed anything."""
         with self._news:
-            self._unsure = self._loaded
+            self._doubts += 1
 
     def glance(self) -> Snapshot:
         """Return the tables as far as they are known, without waiting."""

@@ -338,7 +338,11 @@ class Session:
             if not effects.reads(method):
                 self.events.doubt()  # it may have got half way
             raise
-        if before is not None and not effects.reads(method):
+        if effects.reads(method):
+            return value, sent
+        if before is None:
+            self.events.doubt()  # the first reading may have begun meanwhile
+        else:
             shows = effects.visible(method, args, value, before)
             if shows is not None:
                 self.events.expect(shows)

@@ -127,6 +127,8 @@ def _ended(
             if deadline is not None and time.monotonic() >= deadline:
                 continue
             change = _asked(session, waiting.ref, waiting.call)
+            if change.ended:
+                session.events.doubt()  # what it did was not told yet either
         record: TaskRecord = change
         if task.CALL_LABEL in record.other_config:
             session.labels_are_kept = True

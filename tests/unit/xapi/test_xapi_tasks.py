@@ -207,6 +207,18 @@ def test_task_ends_although_events_fail(sim, session, operator, halted):
     assert tasks_of(operator) == []
 
 
+def test_what_a_task_did_is_seen_although_events_are_late(
+    sim, session, operator, halted
+):
+    assert session.records
+    sim.faults.add("event.from", delay=1.5, times=2)
+    count = session.requests.polls
+    operator.call("VM.set_name_label", halted, "another")
+    wait_until(lambda: session.requests.polls > count)
+    start(session, halted)
+    assert vm.get(session, halted).power_state == "Running"
+
+
 def test_expired_session_does_not_disturb_a_waiting_task(
     sim, session, wire, operator, halted, hanging
 ):
