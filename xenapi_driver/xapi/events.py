@@ -87,16 +87,20 @@ class Watch:
     """The changes of one object, in order; a context manager.
 
     Two changes at short distance may come as one.
+
+    :ivar kind: its class
+    :ivar since: the number of the last event.from that was begun before
     """
 
     def __init__(self, loop: EventLoop, kind: Kind, ref: str) -> None:
         self._loop = loop
-        self._kind = kind
+        self.kind = kind
+        self.since = 0
         self._ref = ref
         self._changes: queue.Queue[Any] = queue.Queue()
 
     def __enter__(self) -> Watch:
-        self._loop.add(self._kind, self._ref, self)
+        self._loop.add(self._ref, self)
         return self
 
     def __exit__(
@@ -268,12 +272,13 @@ class EventLoop:
         """
         return Watch(self, kind, ref)
 
-    def add(self, kind: Kind, ref: str, watch: Watch) -> None:
+    def add(self, ref: str, watch: Watch) -> None:
         """Begin to feed a watch, and start the thread if it is the first."""
         with self._news:
             self._watches.setdefault(ref, []).append(watch)
             self._ensure_running()
-            known = self._snapshot[kind].get(ref)
+            watch.since = self._polls_begun
+            known = self._snapshot[watch.kind].get(ref)
             if known is not None:
                 watch.put(known)
 
@@ -394,6 +399,8 @@ class EventLoop:
                 LOG.info("Events come from the host again.")
                 self._trouble = None
             self._check_counts(answer)
+            if answer.complete:
+                self._look_for_vanished(number)
             listeners = self._listeners if told and changes else []
             self._news.notify_all()
         for listener in listeners:
@@ -425,6 +432,21 @@ class EventLoop:
             for watch in self._watches.get(change.ref, ()):
                 watch.put(GONE if change.new is None else change.new)
         return changes
+
+    def _look_for_vanished(self, number: int) -> None:
+        """Tell watches of objects that were gone before an event told of them.
+
+        :param number: of the event.from that has told of every object
+        """
+        for ref, watches in self._watches.items():
+            for watch in watches:
+                if ref in self._snapshot[watch.kind]:
+                    continue
+                if number > watch.since:
+                    watch.put(GONE)
+                else:
+                    # It may be newer than the answer.
+                    self._read_all = True
 
     def _records(self, answer: Answer) -> dict[Kind, dict[str, Any]]:
         """Return the records by kind and reference; None for what is deleted.

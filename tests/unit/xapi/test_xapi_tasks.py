@@ -211,7 +211,7 @@ def test_what_a_task_did_is_seen_although_events_are_late(
     sim, session, operator, halted
 ):
     assert session.records
-    sim.faults.add("event.from", delay=1.5, times=2)
+    sim.faults.add("event.from", delay=1.0)
     count = session.requests.polls
     operator.call("VM.set_name_label", halted, "another")
     wait_until(lambda: session.requests.polls > count)
