@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from xenapi_driver.xapi.client import or_none
 from xenapi_driver.xapi.records import KINDS
 from xenapi_driver.xapi.tables import Kind, Snapshot
 from xenapi_driver.xapi.task import TaskRecord
@@ -36,6 +37,9 @@ _REPEATABLE = re.compile(
 _AT_ONCE = re.compile(
     r"((VM|VBD|VIF|network|task)\.create|(VM|VBD|VIF|network)\.destroy)$"
 )
+
+# Calls that write one field.
+_WRITES = re.compile(r"(set|add_to|remove_from)_(\w+)$")
 
 _KIND_OF: dict[str, Kind] = {kind.XAPI_CLASS: kind for kind in KINDS}
 
@@ -143,9 +147,27 @@ def visible(
         return lambda now: ref not in now[kind]
     if (xapi_class, verb) in _RULES:
         return lambda now: isinstance(outcome(method, args, before, now), str)
+    written = _WRITES.match(verb)
+    if written is not None and hasattr(kind, written[2].lower()):
+        how, name = written[1], written[2].lower()
+        return lambda now: _holds(now[kind].get(ref), name, how, args[1:])
     was = before[kind].get(ref)
-    # Whatever it did, its record is another one now.
+    # Whatever it did, an event of it has come.
     return lambda now: now[kind].get(ref) is not was
+
+
+def _holds(record: Any, name: str, how: str, args: Sequence[Any]) -> bool:
+    """Tell whether a field is as it was written; so it is where the object is gone."""
+    if record is None:
+        return True
+    found = getattr(record, name)
+    if how == "add_to":
+        return bool(found.get(args[0]) == str(args[1]))
+    if how == "remove_from":
+        return args[0] not in found
+    if isinstance(found, Mapping):
+        return found == {key: str(value) for key, value in args[0].items()}
+    return ("" if found is None else str(found)) == (or_none(str(args[0])) or "")
 
 
 def _created(

@@ -421,10 +421,12 @@ class EventLoop:
                 records.update(dict.fromkeys(gone))
             for ref, new in list(records.items()):
                 old = table.get(ref)
-                if old == new:
-                    del records[ref]
-                else:
+                if old != new:
                     changes.append(Change(kind, ref, old, new))
+                elif answer.complete:
+                    # Keep the old one: a new one would say that an event came,
+                    # to who waits for that of a change that we do not read.
+                    del records[ref]
         self._snapshot = self._snapshot.changed(found)
         self._token = answer.token
         self._loaded = True
