@@ -176,7 +176,7 @@ def _created(
     same = _SAME.get(kind)
     if same is None:
         return UNKNOWN
-    wanted = {ours: record.get(theirs) for theirs, ours in same}
+    wanted = {ours: record.get(theirs, "autodetect") for theirs, ours in same}
     if "autodetect" in wanted.values():
         return UNKNOWN  # the host chose
     found = [
@@ -191,8 +191,8 @@ def _created(
 def _like(found: Any, wanted: Any) -> bool:
     if isinstance(wanted, Mapping):
         # The host adds keys of its own.
-        return bool(wanted.items() <= found.items())
-    return bool(found == wanted)
+        return all(found.get(key) == str(value) for key, value in wanted.items())
+    return bool(found == str(wanted))  # ints go out as text
 
 
 def _only(found: Sequence[str]) -> str | Unknown | None:
@@ -274,7 +274,8 @@ _RULES: dict[tuple[str, str], Rule] = {
     **{("VM", verb): _rebooted for verb in ("clean_reboot", "hard_reboot")},
     **{("VM", verb): _copied_vm for verb in ("clone", "snapshot", "copy")},
     ("VM", "pool_migrate"): _moved,
-    **{(kind, verb): _plugged for kind in ("VBD", "VIF", "PBD") for verb in _ATTACHED},
+    **{(kind, verb): _plugged for kind in ("VBD", "VIF") for verb in _ATTACHED},
+    **{("PBD", verb): _plugged for verb in ("plug", "unplug")},
     **{("VDI", verb): _copied_disk for verb in ("clone", "copy", "snapshot")},
     ("VDI", "resize"): _resized,
     ("task", "create"): _made_task,
