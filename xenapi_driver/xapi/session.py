@@ -41,6 +41,7 @@ LOG = logging.getLogger(__name__)
 
 _API_VERSION = "1.0"  # login's third parameter; every known XAPI ignores it
 
+_LATEST = "~"  # comes after any token
 _LOGIN = "session.login_with_password"
 # Calls that take no session reference first.
 _SESSIONLESS = frozenset({"system.listMethods", _LOGIN})
@@ -431,8 +432,11 @@ class Session:
 
     def _inject(self, snapshot: Snapshot) -> str:
         """Make the host send an event; return the token before it."""
-        record = _pool(snapshot)
-        return str(self.call("event.inject", PoolRecord.XAPI_CLASS, record.ref))
+        record, ref = _pool(snapshot), self._polled_ref
+        token = str(self.call("event.inject", PoolRecord.XAPI_CLASS, record.ref))
+        # Another coordinator may count its events otherwise: its tokens say
+        # nothing about those that the loop has.
+        return token if ref == self._ref else _LATEST
 
     def _poll(
         self, classes: Sequence[str], token: str, seconds: float
@@ -469,12 +473,15 @@ class Session:
                 self._drop_poller()
                 raise
             self._polled_ref = ref
-            return events.Answer(
-                events=found["events"],
-                token=str(found["token"]),
-                counts=found.get("valid_ref_counts", {}),
-                complete=not token,
-            )
+            try:
+                return events.Answer(
+                    events=found["events"],
+                    token=str(found["token"]),
+                    counts=found.get("valid_ref_counts", {}),
+                    complete=not token,
+                )
+            except (KeyError, TypeError, AttributeError) as exc:
+                raise errors.BadAnswer(poller.url, f"no events ({exc!r})") from exc
 
     def _once(self, method: str, params: Sequence[Any], label: str = "") -> Any:
         quick = effects.reads(method) or _QUICK.match(method) is not None
