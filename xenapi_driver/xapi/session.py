@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import random
 import re
-import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -28,6 +26,7 @@ from xenapi_driver.xapi import effects, errors, events, lost, pool, tasks, wire
 from xenapi_driver.xapi.client import existing
 from xenapi_driver.xapi.connections import Connections
 from xenapi_driver.xapi.host import HostRecord
+from xenapi_driver.xapi.patience import Patience, Turns
 from xenapi_driver.xapi.pool import PoolRecord
 from xenapi_driver.xapi.records import KINDS
 from xenapi_driver.xapi.requests import RequestCounter
@@ -49,8 +48,8 @@ _SESSIONLESS = frozenset({"system.listMethods", _LOGIN})
 # Calls that are over at once, so that they need not wait behind slow changes.
 _QUICK = re.compile(r"(session|task|event)\.\w+$")
 
-_FIRST_PAUSE = 0.1  # seconds before a repetition; doubles up to _LONGEST_PAUSE
-_LONGEST_PAUSE = 2.0
+# How often a call logs in anew: the toolstack may restart again in the meantime.
+_RENEWALS = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +101,7 @@ class Session:
 
         self._ref: str | None = None
         self._polled_ref: str | None = None
-        self._login_lock = threading.Lock()
+        self._logins = Turns()
         self._connections = Connections(self._new_transport, tuning.connections)
         self._poller: Transport | None = None
 
@@ -144,29 +143,59 @@ class Session:
         :raises HostUnreachable: no connection
         :raises CertificateRefused: not the certificate that we trust
         """
-        with self._login_lock:
+        with self._logins.alone():
             if self._ref is None:
-                self._ref = self._logged_in()
+                self._ref = self._first_login()
         if not self.host_ref:
-            self._find_ourselves()
+            try:
+                self._find_ourselves()
+            except BaseException:
+                self.logout()  # nobody else would
+                raise
 
     def logout(self) -> None:
         """Log out, end the event loop, close the connections. Never raises."""
         self.events.stop()
-        with self._login_lock:
+        with self._logins.alone():
             ref, self._ref = self._ref, None
         if ref is not None:
-            try:
-                # Also wakes a blocked event.from.
-                self._once("session.logout", (ref,))
-            except errors.XapiError as exc:
-                LOG.debug("The session was not closed on the host: %s", exc)
+            # Also wakes a blocked event.from.
+            self._close_on_host(ref)
         poller = self._poller
         if poller is not None:
             poller.interrupt()
         self.events.join()
         self._drop_poller()
         self._connections.drop()
+
+    def _close_on_host(self, ref: str) -> None:
+        for _attempt in range(3):
+            try:
+                self._once("session.logout", (ref,))
+                return
+            except errors.XapiError as exc:
+                LOG.debug("The session was not closed on the host: %s", exc)
+                if type(exc) is not errors.ConnectionLost:
+                    return
+
+    def _first_login(self) -> str:
+        """Log in at a host that is there; what it is about to become is waited for.
+
+        Where nobody answers at all, the URL is more likely wrong: told at once.
+        """
+        patience = Patience(self._retry_seconds)
+        heard = False
+        failed: errors.XapiError
+        while True:
+            try:
+                return self._logged_in()
+            except (errors.HostUnreachable, errors.HostStillBooting) as exc:
+                # A connection that was open, or a host that says so.
+                heard = heard or type(exc.__cause__) is errors.ConnectionLost
+                if not heard and isinstance(exc, errors.HostUnreachable):
+                    raise
+                failed, heard = exc, True
+            patience.wait(failed, _LOGIN)
 
     def _logged_in(self) -> str:
         """Return a new session reference, from the coordinator of the pool."""
@@ -213,26 +242,36 @@ class Session:
         return str(found)
 
     def _find_ourselves(self) -> None:
-        if self._coordinator is None:
-            # A stale reference cannot be in the way: we have just logged in.
-            self.host_ref = str(self.call("session.get_this_host", self._ref))
-        else:
-            self.host_ref = pool.member_by_address(self, self._door().addresses())
+        while True:
+            began = (self._coordinator, self._ref)
+            try:
+                if self._coordinator is None:
+                    found = str(self.call("session.get_this_host", self._ref))
+                else:
+                    found = pool.member_by_address(self, self._door().addresses())
+            except (errors.HandleInvalid, errors.SessionInvalid):
+                if began == (self._coordinator, self._ref):
+                    raise
+                continue
+            # A login in between may have been at another host.
+            if began == (self._coordinator, self._ref):
+                self.host_ref = found
+                return
 
-    def _renew(self, stale: str) -> None:
+    def _renew(self, stale: str, deadline: float) -> None:
         """Log in again, unless another thread has done so meanwhile."""
-        with self._login_lock:
+        with self._logins.turn(deadline, self._new_transport().url):
             if self._ref != stale:
                 return
             LOG.info("The XAPI session is no longer valid; logging in again.")
             self._ref = self._logged_in()
 
-    def _look_for_coordinator(self) -> None:
+    def _look_for_coordinator(self, deadline: float) -> None:
         """Ask our own host who leads the pool; log in there if it is another now.
 
         :raises HostUnreachable: our host does not answer either
         """
-        with self._login_lock:
+        with self._logins.turn(deadline, self._new_transport().url):
             known = self._coordinator
             if known is None or self._ref is None:
                 return
@@ -351,28 +390,29 @@ class Session:
 
     def _persisted(self, sent: lost.Sent) -> Any:
         """Send a call until it is answered, or its deadline has passed."""
-        deadline = time.monotonic() + self._retry_seconds
-        pause = _FIRST_PAUSE
+        patience = Patience(self._retry_seconds)
+        deadline = patience.deadline
         stale: str | None = None
         ref: str | None = None
-        renewed = unheard = False
+        renewals = 0
+        unheard = False
+        failed: errors.XapiError
         while True:
-            failed: errors.XapiError
             try:
                 if stale is not None:
-                    renewed = True
-                    self._renew(stale)
+                    self._renew(stale, deadline)
                     stale = None
                 if unheard:
+                    self._look_for_coordinator(deadline)
                     unheard = False
-                    self._look_for_coordinator()
                 ref = self._ref
                 if ref is None:
                     raise errors.NotLoggedIn()
                 params = sent.args if sent.method in _SESSIONLESS else (ref, *sent.args)
                 return self._once(sent.method, params, sent.label)
             except (errors.SessionInvalid, errors.HostIsSlave):
-                if renewed:
+                renewals += 1
+                if renewals > _RENEWALS:
                     raise
                 stale = ref
                 continue
@@ -385,12 +425,7 @@ class Session:
             except (errors.HostUnreachable, errors.HostStillBooting) as exc:
                 failed = exc
                 unheard = True
-            if time.monotonic() + pause > deadline:
-                raise failed
-            LOG.warning("%(call)s is repeated. %(reason)s",
-                        {"call": sent.method, "reason": failed})  # fmt: skip
-            time.sleep(random.uniform(0.5, 1.0) * pause)
-            pause = min(pause * 2, _LONGEST_PAUSE)
+            patience.wait(failed, sent.method)
 
     def _found_out(
         self, sent: lost.Sent, cut: errors.ConnectionLost, deadline: float
@@ -442,6 +477,8 @@ class Session:
         self, classes: Sequence[str], token: str, seconds: float
     ) -> events.Answer:
         """One event.from, on a connection of its own: it blocks for long."""
+        deadline = time.monotonic() + self._retry_seconds
+        renewed = False
         while True:
             ref = self._ref
             if ref is None:
@@ -467,7 +504,7 @@ class Session:
                 continue
             except (errors.HostUnreachable, errors.ConnectionLost):
                 self._drop_poller()
-                self._look_for_coordinator()
+                self._look_for_coordinator(deadline)
                 raise
             except errors.XapiError:
                 self._drop_poller()

@@ -198,7 +198,7 @@ def test_session_that_stays_invalid_is_given_up(sim, session, halted):
         session.call("VM.start", halted, False, False)
     assert session.reference() not in repr(caught.value)
     assert "OpaqueRef" not in repr(caught.value)
-    assert names.count("VM.start") == 2
+    assert names.count("VM.start") == 3
 
 
 def test_many_threads_renew_one_session_once(sim, session, wire):
