@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeVar
 
 from xenapi_driver.xapi import errors
 from xenapi_driver.xapi.events import EventLoop
+from xenapi_driver.xapi.made import Made
 from xenapi_driver.xapi.requests import RequestCounter
 from xenapi_driver.xapi.tables import R, Snapshot
 from xenapi_driver.xapi.transport import Transport
@@ -23,6 +24,7 @@ class Client(Protocol):
     host_ref: str
     events: EventLoop
     labels_are_kept: bool
+    made: Made
     signature: str
     requests: RequestCounter
 

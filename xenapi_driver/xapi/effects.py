@@ -8,7 +8,7 @@ yet? And, when an answer was lost: was it done at all?
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from xenapi_driver.xapi.client import or_none
@@ -33,7 +33,8 @@ _REPEATABLE = re.compile(
 )
 
 # Calls that only write into the host's database, so that they are over as soon as
-# they are begun.
+# they are begun, and when the toolstack ends. Other work is with xenopsd or an SM
+# backend, which may carry it on.
 _AT_ONCE = re.compile(
     r"((VM|VBD|VIF|network|task)\.create|(VM|VBD|VIF|network)\.destroy)$"
 )
@@ -58,6 +59,8 @@ _POWER = {
 }
 # Where their arguments, after the VM and the host, say to leave it paused.
 _START_PAUSED = {"start": 1, "start_on": 2, "resume": 1, "resume_on": 2}
+# Verbs of calls whose value is a new object.
+_MAKING = frozenset({"create", "clone", "copy", "snapshot"})
 _ATTACHED = {"plug": True, "unplug": False, "unplug_force": False}
 # Fields by which a new object is known again: XAPI's name, our attribute.
 _SAME: dict[Kind, tuple[tuple[str, str], ...]] = {
@@ -98,7 +101,11 @@ def at_once(method: str) -> bool:
 
 
 def outcome(
-    method: str, args: Sequence[Any], before: Snapshot, after: Snapshot
+    method: str,
+    args: Sequence[Any],
+    before: Snapshot,
+    after: Snapshot,
+    taken: Collection[str] = (),
 ) -> str | Unknown | None:
     """Tell from the tables what became of a call.
 
@@ -106,6 +113,8 @@ def outcome(
     :param args: without the session
     :param before: the tables when it was sent
     :param after: the tables now
+    :param taken: objects that other calls of ours have made; ``before`` may be
+        older than they are
     :returns: the call's value when it was carried out, ``NOT_DONE`` when it was
         not (or not yet), ``UNKNOWN`` when that cannot be told
     """
@@ -113,6 +122,9 @@ def outcome(
     kind = _KIND_OF.get(xapi_class)
     if kind is None or not args:
         return UNKNOWN
+    if verb in _MAKING:
+        others = {ref: after[kind][ref] for ref in taken if ref in after[kind]}
+        before = before.changed({kind: others})
     if verb == "create" and isinstance(args[0], Mapping):
         return _created(kind, args[0], before, after)
     if verb == "destroy":
@@ -251,7 +263,11 @@ def _copied_disk(
     found = [
         one.ref
         for one in after.named(original.name_label)
-        if one.ref not in before and one.sr == sr and not one.vbds and one.managed
+        if one.ref != args[0]
+        and one.ref not in before
+        and one.sr == sr
+        and not one.vbds
+        and one.managed
     ]
     return _only(found)
 
@@ -259,7 +275,8 @@ def _copied_disk(
 def _copied_vm(verb: str, args: Sequence[Any], when: Snapshots) -> str | Unknown | None:
     """A clone or snapshot of a VM has the name that it was given."""
     before, after = (one[VmRecord] for one in when)
-    return _only([one.ref for one in after.named(args[1]) if one.ref not in before])
+    new = [one.ref for one in after.named(args[1]) if one.ref not in before]
+    return _only([ref for ref in new if ref != args[0]])
 
 
 def _made_task(verb: str, args: Sequence[Any], when: Snapshots) -> str | Unknown | None:

@@ -18,12 +18,14 @@ from oslo_log import log as logging
 
 from xenapi_driver.xapi import effects, errors
 from xenapi_driver.xapi.events import EventLoop, Gone
+from xenapi_driver.xapi.made import Made
 from xenapi_driver.xapi.tables import Snapshot
 from xenapi_driver.xapi.task import CALL_LABEL, TaskRecord
 
 LOG = logging.getLogger(__name__)
 
 ASYNC = "Async."
+_SOON = 0.2  # seconds between two looks at the tables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +75,7 @@ class Labels(Protocol):
 
     events: EventLoop
     labels_are_kept: bool
+    made: Made
 
 
 def find_out(session: Labels, sent: Sent, deadline: float) -> Done | None:
@@ -102,12 +105,9 @@ def _by_records(
     session: Labels, sent: Sent, before: Snapshot, now: Snapshot
 ) -> Done | None:
     """Judge a call that has no task (any more)."""
-    found = effects.outcome(sent.work, sent.args, before, now)
+    found = _outcome(session, sent, before, now)
     if isinstance(found, str):
-        LOG.info("%s had been carried out.", sent.method)
-        if sent.method.startswith(ASYNC):
-            raise AlreadyDone(found)
-        return Done(found)
+        return _done(sent, found)
     if sent.method.startswith(ASYNC):
         begun_is_seen = session.labels_are_kept  # as its task, which stays
     else:
@@ -117,6 +117,45 @@ def _by_records(
         )
     if begun_is_seen:
         return None
+    raise errors.OutcomeUnknown(sent.method)
+
+
+def _outcome(
+    session: Labels, sent: Sent, before: Snapshot, now: Snapshot
+) -> str | effects.Unknown | None:
+    while True:
+        taken = session.made.refs()
+        found = effects.outcome(sent.work, sent.args, before, now, taken)
+        # Or else another thread has just found that it was its own.
+        if not isinstance(found, str) or session.made.add(found):
+            return found
+
+
+def _done(sent: Sent, value: str) -> Done:
+    LOG.info("%s had been carried out.", sent.method)
+    if sent.method.startswith(ASYNC):
+        raise AlreadyDone(value)
+    return Done(value)
+
+
+def shown_later(session: Labels, sent: Sent, deadline: float) -> Done:
+    """Return what became of a call whose toolstack was restarted meanwhile.
+
+    It has forgotten its tasks, so that none means nothing, and the work of one may
+    go on below it: it is waited for until it shows.
+
+    :raises AlreadyDone: see there
+    :raises errors.OutcomeUnknown: it does not show
+    :raises errors.XapiError: the host was not heard
+    """
+    before = sent.before
+    while before is not None:
+        found = _outcome(session, sent, before, session.events.snapshot())
+        if isinstance(found, str):
+            return _done(sent, found)
+        if found is not effects.NOT_DONE or time.monotonic() > deadline:
+            break
+        time.sleep(_SOON)
     raise errors.OutcomeUnknown(sent.method)
 
 
@@ -130,7 +169,7 @@ def outcome_of_lost_task(session: Labels, sent: Sent) -> str | None:
     if sent.before is None:
         return None
     now = session.events.barrier()
-    found = effects.outcome(sent.work, sent.args, sent.before, now)
+    found = _outcome(session, sent, sent.before, now)
     return found if isinstance(found, str) else None
 
 

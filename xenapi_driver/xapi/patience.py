@@ -8,7 +8,7 @@ import copy
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from oslo_log import log as logging
 
@@ -38,6 +38,30 @@ class Patience:
                     {"what": what, "reason": failed})  # fmt: skip
         time.sleep(random.uniform(0.5, 1.0) * self._pause)
         self._pause = min(self._pause * 2, _LONGEST_PAUSE)
+
+
+def persist(what: str, attempt: Callable[[], str], seconds: float) -> str:
+    """Return what ``attempt`` does, made at a host that is there, if not ready yet.
+
+    Where nobody answers at all, or never, the URL is more likely wrong: that is
+    told at once.
+
+    :param what: for messages
+    :param seconds: how long it is repeated
+    """
+    patience = Patience(seconds)
+    heard = False
+    failed: errors.XapiError
+    while True:
+        try:
+            return attempt()
+        except (errors.HostUnreachable, errors.HostStillBooting) as exc:
+            # A connection that was open, or a host that says so.
+            heard = heard or type(exc.__cause__) is errors.ConnectionLost
+            if not heard and isinstance(exc, errors.HostUnreachable):
+                raise
+            failed, heard = exc, True
+        patience.wait(failed, what)
 
 
 class Turns:

@@ -26,7 +26,8 @@ from xenapi_driver.xapi import effects, errors, events, lost, pool, tasks, wire
 from xenapi_driver.xapi.client import existing
 from xenapi_driver.xapi.connections import Connections
 from xenapi_driver.xapi.host import HostRecord
-from xenapi_driver.xapi.patience import Patience, Turns
+from xenapi_driver.xapi.made import Made
+from xenapi_driver.xapi.patience import Patience, Turns, persist
 from xenapi_driver.xapi.pool import PoolRecord
 from xenapi_driver.xapi.records import KINDS
 from xenapi_driver.xapi.requests import RequestCounter
@@ -78,6 +79,7 @@ class Session:
     :ivar requests: what was sent so far
     :ivar events: what the host told us; tasks wait on it
     :ivar labels_are_kept: whether the host is known to put our labels into tasks
+    :ivar made: the objects that calls of ours have made
     :ivar signature: what marks a task that we make for a transfer
     """
 
@@ -109,6 +111,7 @@ class Session:
         self._run = uuid.uuid4().hex[:12]
         self._numbers = itertools.count(1)
         self.labels_are_kept = False
+        self.made = Made()
         self.signature = f"{originator} {self._run}"
 
         self.host_ref = ""
@@ -145,7 +148,7 @@ class Session:
         """
         with self._logins.alone():
             if self._ref is None:
-                self._ref = self._first_login()
+                self._ref = persist(_LOGIN, self._logged_in, self._retry_seconds)
         if not self.host_ref:
             try:
                 self._find_ourselves()
@@ -177,25 +180,6 @@ class Session:
                 LOG.debug("The session was not closed on the host: %s", exc)
                 if type(exc) is not errors.ConnectionLost:
                     return
-
-    def _first_login(self) -> str:
-        """Log in at a host that is there; what it is about to become is waited for.
-
-        Where nobody answers at all, the URL is more likely wrong: told at once.
-        """
-        patience = Patience(self._retry_seconds)
-        heard = False
-        failed: errors.XapiError
-        while True:
-            try:
-                return self._logged_in()
-            except (errors.HostUnreachable, errors.HostStillBooting) as exc:
-                # A connection that was open, or a host that says so.
-                heard = heard or type(exc.__cause__) is errors.ConnectionLost
-                if not heard and isinstance(exc, errors.HostUnreachable):
-                    raise
-                failed, heard = exc, True
-            patience.wait(failed, _LOGIN)
 
     def _logged_in(self) -> str:
         """Return a new session reference, from the coordinator of the pool."""
@@ -380,6 +364,7 @@ class Session:
             raise
         if effects.reads(method):
             return value, sent
+        self.made.add(value)
         if before is None:
             self.events.doubt()  # the first reading may have begun meanwhile
         else:
@@ -419,7 +404,7 @@ class Session:
             except errors.ConnectionLost as exc:
                 failed = exc
                 if exc.begun and not effects.repeatable(sent.method):
-                    done = self._found_out(sent, exc, deadline)
+                    done = self._found_out(sent, exc, (ref, deadline))
                     if done is not None:
                         return done.value
             except (errors.HostUnreachable, errors.HostStillBooting) as exc:
@@ -428,13 +413,22 @@ class Session:
             patience.wait(failed, sent.method)
 
     def _found_out(
-        self, sent: lost.Sent, cut: errors.ConnectionLost, deadline: float
+        self,
+        sent: lost.Sent,
+        cut: errors.ConnectionLost,
+        when: tuple[str | None, float],
     ) -> lost.Done | None:
-        """Return what became of a call; None when it may be sent again."""
+        """Return what became of a call; None when it may be sent again.
+
+        :param when: the session that it was sent in, and its deadline
+        """
+        ref, deadline = when
         LOG.warning("Finding out whether %(call)s was carried out. %(reason)s",
                     {"call": sent.method, "reason": cut})  # fmt: skip
         try:
             done = lost.find_out(self, sent, deadline)
+            if done is None and self._ref != ref and not effects.at_once(sent.work):
+                done = lost.shown_later(self, sent, deadline)
         except errors.XapiError as exc:
             raise errors.OutcomeUnknown(sent.method) from exc
         if done is None and isinstance(cut, errors.AnswerLate):
@@ -500,7 +494,10 @@ class Session:
                 if self._ref is None:
                     # At logout the loop is over; it must not log in again.
                     raise errors.NotLoggedIn() from None
-                self._renew(ref)
+                if renewed:
+                    raise
+                self._renew(ref, deadline)
+                renewed = True
                 continue
             except (errors.HostUnreachable, errors.ConnectionLost):
                 self._drop_poller()

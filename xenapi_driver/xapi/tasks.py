@@ -56,7 +56,9 @@ def run(
     except lost.AlreadyDone as exc:
         return exc.value
     try:
-        return follow(session, ref, sent.work, progress=progress, timeout=timeout)
+        value = follow(session, ref, sent.work, progress=progress, timeout=timeout)
+        session.made.add(value)
+        return value
     except errors.TaskLost:
         value = lost.outcome_of_lost_task(session, sent)
         if value is None:
