@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from xenapi_driver.xapi.client import or_none
+from xenapi_driver.xapi.events import Effect
 from xenapi_driver.xapi.records import KINDS
 from xenapi_driver.xapi.tables import Kind, Snapshot
 from xenapi_driver.xapi.task import TaskRecord
@@ -137,8 +138,8 @@ def outcome(
 
 def visible(
     method: str, args: Sequence[Any], value: Any, before: Snapshot
-) -> Callable[[Snapshot], bool] | None:
-    """Return what tells whether a call that succeeded shows in the tables.
+) -> Effect | None:
+    """Return what a call that succeeded has done, and whether the tables show it.
 
     None for one that leaves no trace in them.
 
@@ -153,19 +154,27 @@ def visible(
         return None  # no object of ours is another one now, or nobody knows which
     if isinstance(value, str) and value.startswith("OpaqueRef:"):
         # A constructor, a clone, a snapshot.
-        return lambda now: value in now[kind]
+        return Effect(lambda now: value in now[kind], kind, value)
     ref = args[0]
     if verb == "destroy":
-        return lambda now: ref not in now[kind]
+        return Effect(lambda now: ref not in now[kind], kind, ref)
     if (xapi_class, verb) in _RULES:
-        return lambda now: isinstance(outcome(method, args, before, now), str)
+
+        def done(now: Snapshot) -> bool:
+            return isinstance(outcome(method, args, before, now), str)
+
+        return Effect(done, kind, ref)
     written = _WRITES.match(verb)
     if written is not None and hasattr(kind, written[2].lower()):
         how, name = written[1], written[2].lower()
-        return lambda now: _holds(now[kind].get(ref), name, how, args[1:])
+
+        def holds(now: Snapshot) -> bool:
+            return _holds(now[kind].get(ref), name, how, args[1:])
+
+        return Effect(holds, kind, ref)
     was = before[kind].get(ref)
     # Whatever it did, an event of it has come.
-    return lambda now: now[kind].get(ref) is not was
+    return Effect(lambda now: now[kind].get(ref) is not was, kind, ref)
 
 
 def _holds(record: Any, name: str, how: str, args: Sequence[Any]) -> bool:

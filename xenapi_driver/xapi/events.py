@@ -19,7 +19,7 @@ import queue
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -62,8 +62,19 @@ class Change:
 
 
 Listener = Callable[[Sequence[Change]], None]
-# Whether the effect of a call of ours is in the tables.
-Visible = Callable[[Snapshot], bool]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Effect:
+    """What a call of ours has done.
+
+    :ivar visible: whether it is in the tables
+    :ivar kind: with ``ref``, the object that it was done to
+    """
+
+    visible: Callable[[Snapshot], bool]
+    kind: Kind
+    ref: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -130,7 +141,7 @@ class _Awaited:
     :ivar poll: the number of the first event.from that certainly tells of it
     """
 
-    visible: Visible
+    effect: Effect
     poll: int
 
 
@@ -139,6 +150,7 @@ class EventLoop:
 
     :param poll: carries out one event.from
     :param inject: makes the host send an event; returns the token before it
+    :param look: returns one object's record as it is now, None when there is none
     :param patience: seconds for which readers wait while the host is not heard
     """
 
@@ -146,11 +158,13 @@ class EventLoop:
         self,
         poll: Poll,
         inject: Callable[[Snapshot], str],
+        look: Callable[[Kind, str], Any],
         kinds: Sequence[Kind],
         patience: float,
     ) -> None:
         self._poll = poll
         self._inject = inject
+        self._look = look
         self._kinds = {kind.XAPI_CLASS.lower(): kind for kind in kinds}
         self._patience = patience
         self._news = threading.Condition()
@@ -169,6 +183,8 @@ class EventLoop:
         self._doubtful = False
         self._gaps: dict[str, int] = {}
         self._awaited: list[_Awaited] = []
+        # Objects of which no event told what a call of ours did to them.
+        self._untold: set[tuple[Kind, str]] = set()
         self._doubts = 0  # calls that may have done anything
         self._settled = 0  # how many of these the tables certainly show
         self._polls_begun = 0
@@ -194,18 +210,25 @@ class EventLoop:
             doubts = self._doubts
             if doubts == self._settled:
                 self._news.wait_for(lambda: not self._open(awaited), _NATURAL_SECONDS)
-                if self._heard() and not self._open(awaited):
+                told = not self._open(awaited) and not self._untold
+                if told and self._heard():
                     return self._snapshot
         LOG.debug("No event told of a change of ours; asking for one.")
         snapshot = self.barrier()
         with self._news:
             self._settled = max(self._settled, doubts)
-        if all(one.visible(snapshot) for one in awaited):
-            return snapshot
-        # Somebody has changed it again, or its event got lost for good.
+            self._give_up(one for one in awaited if self._open([one]))
+            untold = set(self._untold)
+        # Somebody has changed it again, or it was no change, or its event got lost.
+        lost = [
+            ref
+            for kind, ref in untold
+            if self._look(kind, ref) != snapshot[kind].get(ref)
+        ]
         with self._news:
-            self._read_all = True
-        return self.barrier()
+            self._untold -= untold
+            self._read_all |= bool(lost)
+        return self.barrier() if lost else snapshot
 
     def barrier(self, timeout: float | None = None) -> Snapshot:
         """Return the tables as they are now or later, whoever changed what.
@@ -231,11 +254,11 @@ class EventLoop:
                 self._news.wait(left)
             return self._snapshot
 
-    def expect(self, visible: Visible) -> None:
-        """Have readers wait until ``visible`` of the tables; after a call of ours."""
+    def expect(self, effect: Effect) -> None:
+        """Have readers wait until ``effect`` is visible; after a call of ours."""
         with self._news:
-            if self._loaded and self.running and not visible(self._snapshot):
-                self._awaited.append(_Awaited(visible, self._polls_begun + 1))
+            if self._loaded and self.running and not effect.visible(self._snapshot):
+                self._awaited.append(_Awaited(effect, self._polls_begun + 1))
 
     def doubt(self) -> None:
         """Have readers ask: a call of ours may have changed anything."""
@@ -245,6 +268,12 @@ class EventLoop:
     def glance(self) -> Snapshot:
         """Return the tables as far as they are known, without waiting."""
         return self._snapshot
+
+    def _give_up(self, awaited: Iterable[_Awaited]) -> None:
+        """Wait no longer for what an event should have told of; it is looked up."""
+        given_up = list(awaited)
+        self._awaited = [one for one in self._awaited if one not in given_up]
+        self._untold.update((one.effect.kind, one.effect.ref) for one in given_up)
 
     def _open(self, awaited: Sequence[_Awaited]) -> bool:
         return any(one is other for one in awaited for other in self._awaited)
@@ -391,15 +420,15 @@ class EventLoop:
             changes = self._taken(answer)
             self._polls_answered = number
             self._awaited = [
-                one
-                for one in self._awaited
-                if number < one.poll and not one.visible(self._snapshot)
+                one for one in self._awaited if not one.effect.visible(self._snapshot)
             ]
+            self._give_up(one for one in self._awaited if number >= one.poll)
             if self._trouble is not None:
                 LOG.info("Events come from the host again.")
                 self._trouble = None
             self._check_counts(answer)
             if answer.complete:
+                self._untold.clear()
                 self._look_for_vanished(number)
             listeners = self._listeners if told and changes else []
             self._news.notify_all()

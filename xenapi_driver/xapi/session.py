@@ -31,7 +31,7 @@ from xenapi_driver.xapi.patience import Patience, Turns, persist
 from xenapi_driver.xapi.pool import PoolRecord
 from xenapi_driver.xapi.records import KINDS
 from xenapi_driver.xapi.requests import RequestCounter
-from xenapi_driver.xapi.tables import Snapshot
+from xenapi_driver.xapi.tables import Kind, Snapshot
 from xenapi_driver.xapi.task import CALL_LABEL, LABEL_HEADER, ORIGINATOR_LABEL
 from xenapi_driver.xapi.transport import Answer, Transport
 from xenapi_driver.xapi.wire_json import JsonRpc
@@ -118,7 +118,7 @@ class Session:
         self._host_uuid = ""
         self.requests = RequestCounter()
         self.events = events.EventLoop(
-            self._poll, self._inject, KINDS, patience=tuning.retry_seconds
+            self._poll, self._inject, self._look, KINDS, tuning.retry_seconds
         )
 
     def __repr__(self) -> str:
@@ -466,6 +466,13 @@ class Session:
         # Another coordinator may count its events otherwise: its tokens say
         # nothing about those that the loop has.
         return token if ref == self._ref else _LATEST
+
+    def _look(self, kind: Kind, ref: str) -> Any:
+        """Return an object's record as it is now, None when there is none."""
+        try:
+            return kind.from_xapi(ref, self.call(f"{kind.XAPI_CLASS}.get_record", ref))
+        except errors.HandleInvalid:
+            return None
 
     def _poll(
         self, classes: Sequence[str], token: str, seconds: float

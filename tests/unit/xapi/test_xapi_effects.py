@@ -161,12 +161,12 @@ def test_effect_is_visible_when_it_is_there_and_not_before(stage, call):
     method, args = call
     before = stage.snapshot()
     value = stage.session.call(method, *args)
-    shows = visible(method, args, value, before)
+    effect = visible(method, args, value, before)
     if method == "task.create":
-        assert shows is None  # who makes one waits for it by a watch
+        assert effect is None  # who makes one waits for it by a watch
         return
-    assert not shows(before)
-    assert shows(stage.snapshot())
+    assert not effect.visible(before)
+    assert effect.visible(stage.snapshot())
 
 
 def test_every_rule_is_tested():
@@ -200,7 +200,7 @@ def test_written_field_is_visible(stage, method):
         args = (stage.vm(**config), *WRITES[method])
     before = stage.snapshot()
     stage.session.call(method, *args)
-    shows = visible(method, args, "", before)
+    shows = visible(method, args, "", before).visible
     assert not shows(before)
     assert shows(stage.snapshot())
 
@@ -213,7 +213,7 @@ def test_write_to_what_is_gone_is_not_waited_for(stage):
         ("VM.set_name_label", (ref, "another")),
         ("VM.set_name_description", (ref, "words")),
     ):
-        assert visible(method, args, "", before)(stage.snapshot())
+        assert visible(method, args, "", before).visible(stage.snapshot())
 
 
 @pytest.mark.parametrize(
