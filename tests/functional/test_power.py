@@ -10,6 +10,7 @@ from nova import exception as nova_exception
 from nova.compute import power_state
 
 from tests import builders
+from xenapi_driver.ops import power
 from xenapi_driver.xapi import vm
 
 # What a host answers when the guest was quicker than the request.
@@ -64,8 +65,10 @@ def test_a_guest_that_does_not_stop_is_stopped_hard(rig, server):
     (record,) = rig.host.records("VM", name_label=server.name)
     fault = ["VM_SHUTDOWN_TIMEOUT", record["uuid"], "60"]
     rig.sim.faults.add("VM.clean_shutdown", fault)
-    rig.driver.power_off(server, timeout=60)
+    with mock.patch.object(power.LOG, "info") as said:
+        rig.driver.power_off(server, timeout=60)
     assert state(rig, server) == power_state.SHUTDOWN
+    assert said.call_args.kwargs == {"instance_uuid": server.uuid}
 
 
 def suspend(rig, instance) -> None:

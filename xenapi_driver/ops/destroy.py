@@ -30,7 +30,7 @@ def destroy(home: Home, name: str, instance_uuid: str, disks_too: bool = True) -
     """
     record = vm.find_server(home.session, name, instance_uuid)
     if record is None:
-        LOG.info("Server %s has no VM on the host.", name)
+        LOG.info("It has no VM on the host.", instance_uuid=instance_uuid)
         disks = _orphans(home, name, instance_uuid)
     else:
         # A build that broke off may have left a disk beside its VM.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Start, stop and reboot a server that is on this host."""
+"""Find a server that is on this host; start, stop, reboot and pause it."""
 
 from __future__ import annotations
 
@@ -68,11 +68,11 @@ def power_off(home: Home, name: str, uuid: str, timeout: int = 0) -> None:
         except errors.XapiFailure as exc:
             if exc.code not in CLEAN_STOP_FAILED:
                 raise
-            LOG.info("Guest of %s did not stop by itself: %s", name, exc)
+            LOG.info("Its guest did not stop by itself: %s", exc, instance_uuid=uuid)
     try:
         vm.hard_shutdown(home.session, record.ref)
     except errors.VmBadPowerState as exc:
-        LOG.debug("Guest of %s stopped meanwhile: %s", name, exc)
+        LOG.debug("Its guest stopped meanwhile: %s", exc, instance_uuid=uuid)
 
 
 def reboot(home: Home, name: str, uuid: str, hard: bool) -> None:
@@ -96,11 +96,11 @@ def reboot(home: Home, name: str, uuid: str, hard: bool) -> None:
         except errors.XapiFailure as exc:
             if exc.code not in CLEAN_STOP_FAILED:
                 raise
-            LOG.info("Guest of %s did not reboot by itself: %s", name, exc)
+            LOG.info("Its guest did not reboot by itself: %s", exc, instance_uuid=uuid)
     try:
         vm.hard_reboot(home.session, record.ref)
     except errors.VmBadPowerState as exc:
-        LOG.debug("Guest of %s stopped meanwhile: %s", name, exc)
+        LOG.debug("Its guest stopped meanwhile: %s", exc, instance_uuid=uuid)
         vm.start_on(home.session, record.ref, home.host.ref, paused=False)
 
 
