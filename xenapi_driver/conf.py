@@ -548,6 +548,12 @@ def files(conf: cfg.ConfigOpts) -> list[str]:
     return found
 
 
+def shown_url(url: str) -> str:
+    """Return ``connection_url`` without the credentials that may be in it."""
+    scheme, separator, rest = url.rpartition("://")
+    return f"{scheme}{separator}{rest.rpartition('@')[2]}"
+
+
 def old_spellings(conf: cfg.ConfigOpts) -> list[tuple[str, str, str]]:
     """Return group, name and today's name of what the files call by an old one."""
     sections: dict[str, dict[str, list[str]]] = {}

@@ -27,7 +27,6 @@ from xenapi_driver.ops import (
     cpu_traits,
     destroy,
     fitness,
-    inventory,
     lifecycle,
     plugging,
     power,
@@ -164,7 +163,7 @@ class XenAPIDriver(driver.ComputeDriver):
         self._nodename = ""
         self._lifecycle: lifecycle.Lifecycle | None = None
         self._spawn: spawn.Spawn | None = None
-        self._reserve_checked = False
+        self._reserve_warned = False
 
     @property
     def home(self) -> Home:
@@ -180,35 +179,39 @@ class XenAPIDriver(driver.ComputeDriver):
 
     def init_host(self, host: str) -> None:
         """Log in and check the host; refuse to start with one clear sentence."""
-        options.warn_of_ignored(CONF)
         try:
             fitness.check_options(CONF)
+            options.warn_of_ignored(CONF)
             self._session = startup.open_session(CONF, host)
             self._home = startup.open_home(CONF, self._session)
-            self._nodename = self._home.host.hostname
+            self._begin(self._home, host)
         except (exceptions.DriverError, errors.XapiError) as exc:
             self.cleanup_host(host)
             LOG.debug("nova-compute does not start.", exc_info=True)
             # nova-compute logs the exception with all that it came from, in which
             # an operator would not find the one sentence.
             raise nova_exception.InvalidConfiguration(str(exc)) from None
+
+    def _begin(self, home: Home, service_host: str) -> None:
+        """Work with a host that is fit, and listen to what befalls its servers."""
+        self._nodename = home.host.hostname
         rules = direct_vhd.TransferRules(
             attempts=CONF.glance.num_retries + 1, insecure=CONF.glance.insecure
         )
-        self._spawn = spawn.Spawn(self._home, CONF.xenserver.cache_images, rules)
+        self._spawn = spawn.Spawn(home, CONF.xenserver.cache_images, rules)
         LOG.info(
             "Manages host %(host)s (%(uuid)s); disks go to SR %(sr)s (%(name)s).",
             {
                 "host": self._nodename,
-                "uuid": self._home.host.uuid,
-                "sr": self._home.sr.uuid,
-                "name": self._home.sr.name_label,
+                "uuid": home.host.uuid,
+                "sr": home.sr.uuid,
+                "name": home.sr.name_label,
             },
         )
         self._lifecycle = lifecycle.Lifecycle(
-            self._session,
+            home.session,
             self.emit_event,
-            functools.partial(lifecycle.nova_moves, service_host=host),
+            functools.partial(lifecycle.nova_moves, service_host=service_host),
         )
         self._lifecycle.start()
 
@@ -238,7 +241,7 @@ class XenAPIDriver(driver.ComputeDriver):
 
     def get_available_resource(self, nodename: str) -> dict[str, Any]:
         found = self._resources()
-        self._warn_of_small_reserve(found)
+        self._warn_of_small_reserve(found.memory_mb_apart)
         booted = found.booted
         return {
             "vcpus": found.vcpus,
@@ -259,17 +262,12 @@ class XenAPIDriver(driver.ComputeDriver):
             "stats": {"uptime": None if booted is None else resources.uptime(booted)},
         }
 
-    def _warn_of_small_reserve(self, found: resources.Resources) -> None:
-        reserved = CONF.reserved_host_memory_mb
-        if self._reserve_checked or reserved >= found.memory_mb_apart:
-            return
-        self._reserve_checked = True
-        LOG.warning(
-            "Xen and VMs that are no servers take %(apart)d MiB of this host's memory, "
-            "and reserved_host_memory_mb is %(reserved)d: set it to %(apart)d plus "
-            "the overhead of servers, or some will be scheduled here that do not fit.",
-            {"apart": found.memory_mb_apart, "reserved": reserved},
-        )
+    def _warn_of_small_reserve(self, apart_mb: int) -> None:
+        """Warn once, when it is seen first."""
+        problem = fitness.small_reserve(apart_mb, CONF.reserved_host_memory_mb)
+        if problem is not None and not self._reserve_warned:
+            self._reserve_warned = True
+            LOG.warning("%s", problem)
 
     def update_provider_tree(
         self, provider_tree: Any, nodename: str, allocations: Any = None
@@ -313,11 +311,11 @@ class XenAPIDriver(driver.ComputeDriver):
 
     def get_info(self, instance: Any, use_cache: bool = True) -> hardware.InstanceInfo:
         with _nova_errors(instance):
-            state, domid = inventory.power_state(
-                self.home, instance.name, instance.uuid
-            )
-        internal_id = None if domid is None else str(domid)
-        return hardware.InstanceInfo(state=POWER_STATES[state], internal_id=internal_id)
+            record = power.find(self.home, instance.name, instance.uuid)
+        return hardware.InstanceInfo(
+            state=POWER_STATES[record.power_state],
+            internal_id=str(record.domid) if record.domid >= 0 else None,
+        )
 
     def list_instances(self) -> list[str]:
         return [record.name_label for record in self._servers()]

@@ -38,6 +38,7 @@ def secured(bare_rig):
     with contextlib.closing(bare_rig.sim.serve(tls=True)) as server:
         bare_rig.set_option("connection_url", server.url)
         bare_rig.set_option("connection_fingerprints", [server.fingerprint])
+        bare_rig.set_option("reserved_host_memory_mb", 8192, "DEFAULT")
         bare_rig.server = server
         yield bare_rig
 

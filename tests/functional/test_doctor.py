@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import contextlib
 import re
+from unittest import mock
 
 from tests.functional import doctoring
+from xenapi_driver import driver as xenapi
 from xenapi_driver.cmd import examination
 from xenapi_driver.xapi import transport
 
@@ -193,10 +195,37 @@ def test_nova_compute_in_dom0(bare_rig, monkeypatch):
     bare_rig.set_option("compute_vm_uuid", None)
     with contextlib.closing(bare_rig.sim.serve_unix(path)):
         told = doctoring.consult(bare_rig.nova_conf())
-        assert told.states() == {check: {"ok"} for check in examination.CHECKS}
+        assert told.status == 0
         assert "dom0" in told.of("compute VM", "ok")[0]["Seen"]
         bare_rig.start()
         assert len(bare_rig.driver.get_available_nodes()) == 1
+
+
+def test_a_reserve_that_is_too_small(secured):
+    secured.set_option("reserved_host_memory_mb", 512, "DEFAULT")
+    row = warned(secured, "guests", r"reserved_host_memory_mb = 512 does not")
+    least = re.search(r"take (\d+) MiB", row["Seen"])[1]
+    assert row["Remedy"].startswith(f"Set it to {least} plus")
+    secured.set_option("reserved_host_memory_mb", int(least), "DEFAULT")
+    told = doctoring.consult(secured.nova_conf())
+    assert told.states()["guests"] == {"ok"}
+    # The driver names the same number.
+    secured.start()
+    (node,) = secured.driver.get_available_nodes()
+    secured.set_option("reserved_host_memory_mb", 0, "DEFAULT")
+    with mock.patch.object(xenapi.LOG, "warning") as said:
+        secured.driver.get_available_resource(node)
+    assert f"take {least} MiB" in str(said.call_args.args[1])
+
+
+def test_a_file_that_is_no_text(secured, tmp_path):
+    path = tmp_path / "binary.conf"
+    path.write_bytes(b"[xenserver]\nconnection_url = \xff\xfe\n")
+    told = doctoring.consult(path)
+    assert told.status == 1
+    [row] = told.of("options", "failed")
+    assert str(path) in row["Seen"]
+    assert "files that nova-compute can read" in row["Remedy"]
 
 
 def test_a_host_that_refuses_one_call(secured):

@@ -75,6 +75,7 @@ def sample(folder: pathlib.Path) -> str:
         server = rig.sim.serve(tls=True)
         rig.set_option("connection_url", server.url)
         rig.set_option("connection_fingerprints", [server.fingerprint])
+        rig.set_option("reserved_host_memory_mb", 7231, "DEFAULT")
         fit = printed(rig.nova_conf(), settled)
         rig.host.create_sr("lvm", openstack="disks")
         rig.set_option("sr_matching_filter", "other-config:openstack=disks")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 import socket
 from unittest import mock
@@ -15,6 +16,7 @@ from nova import exception as nova_exception
 from tests import builders, fixtures
 from tests.functional import doctoring
 from xenapi_driver.ops import startup
+from xenapi_driver.xapi import transport
 from xenapi_driver.xapi.host import HostRecord
 
 CONF = nova.conf.CONF
@@ -54,6 +56,8 @@ def test_wrong_password(bare_rig):
         ("connection_url", "192.0.2.10", "no scheme: set it to https://192.0.2.10"),
         ("connection_url", "192.0.2.10:443", "no scheme: set it to https://192.0"),
         ("connection_url", "root:secret@192.0.2.10", "= 192.0.2.10 has no scheme"),
+        ("connection_url", "https:/192.0.2.10", "set it to https://192.0.2.10."),
+        ("connection_url", "https://::1", "understood: .*in brackets"),
         ("connection_url", "ssh://192.0.2.10", "understood: .*unix://local"),
         ("connection_url", "ftp://root:secret@192.0.2.10", "= ftp://192.0.2.10 is not"),
         ("connection_url", "https://", "is not understood"),
@@ -114,6 +118,58 @@ def test_a_value_that_an_option_cannot_have(bare_rig, tmp_path):
             bare_rig.start()
     finally:
         fixtures.prepare_nova()
+
+
+@pytest.mark.parametrize(
+    ("group", "line", "pattern", "remedy"),
+    [
+        ("xenserver", "connection_fingerprints = 12:34", "12:34", "64 hexadecimal"),
+        ("xenserver", "login_timeout = soon", "soon", "Correct it"),
+        ("DEFAULT", "reserved_host_memory_mb = some", "some", "Correct it"),
+        ("xenserver", "connection_password = pa$hidden", "dollar sign", r"write \$\$"),
+    ],
+)
+def test_a_value_is_told_as_the_operator_wrote_it(
+    bare_rig, group, line, pattern, remedy
+):
+    name = line.partition(" ")[0]
+    if name == "connection_password":
+        del bare_rig.options[group, name]
+        CONF.clear_override(name, group)
+    path = bare_rig.nova_conf()
+    path.write_text(f"{path.read_text()}[{group}]\n{line}\n")
+    told = doctoring.consult(path)
+    [row] = told.of("options", "failed")
+    assert row["Seen"].startswith(f"[{group}] {name} ")
+    assert re.search(pattern, row["Seen"])
+    assert re.search(remedy, row["Remedy"], re.IGNORECASE)
+    assert not re.search("LocationInfo|hidden", str(told.rows))
+    CONF(["--config-file", str(path)], project="nova")
+    try:
+        refused_start(bare_rig, pattern)
+    finally:
+        fixtures.prepare_nova()
+
+
+def test_credentials_in_the_url_are_not_told_with_a_foreign_vm(bare_rig):
+    url = bare_rig.host.server.url.replace("//", "//root:secret@")
+    bare_rig.set_option("connection_url", url)
+    bare_rig.set_option("compute_vm_uuid", "00000000-1111-2222-3333-444444444444")
+    refused_start(bare_rig, "is not on the host at http://127", "compute VM")
+
+
+def test_the_compute_vm_in_capitals_is_the_same(bare_rig):
+    bare_rig.set_option("compute_vm_uuid", bare_rig.sim.compute_vm_uuid.upper())
+    bare_rig.start()
+    assert len(bare_rig.driver.get_available_nodes()) == 1
+
+
+def test_dom0_s_socket_outside_of_dom0(bare_rig, monkeypatch, tmp_path):
+    monkeypatch.setattr(transport, "LOCAL_SOCKET", str(tmp_path / "none"))
+    bare_rig.set_option("connection_url", "unix://local")
+    refused_start(
+        bare_rig, "/none cannot.*outside of dom0 set .*https://ADDRESS", "connection"
+    )
 
 
 def test_wrong_certificate_names_the_fingerprint_seen(bare_rig):
@@ -187,6 +243,13 @@ def test_a_port_where_nobody_listens(bare_rig, scheme, advice):
 def test_sr_that_does_not_exist(bare_rig, matching):
     bare_rig.set_option("sr_matching_filter", matching)
     refused_start(bare_rig, "sr_matching_filter", "storage")
+
+
+def test_an_sr_that_is_not_plugged(bare_rig):
+    [pool] = bare_rig.host.records("pool")
+    sr = bare_rig.host.record("SR", pool["default_SR"])
+    bare_rig.host.xenapi.PBD.unplug(sr["PBDs"][0])
+    refused_start(bare_rig, f"SR {sr['uuid']} .* plugged.*: plug it", "storage")
 
 
 def test_foreign_compute_vm(bare_rig):

@@ -5,7 +5,11 @@ from __future__ import annotations
 
 import logging
 
+import pytest
+from nova import exception as nova_exception
+
 from tests.sim.clients import vbd_record, vdi_record
+from xenapi_driver.xapi import home
 
 
 def plugged(rig, name: str, other_config: dict) -> tuple[str, str]:
@@ -48,3 +52,15 @@ def test_an_independent_compute_has_no_vm_of_its_own(bare_rig):
         bare_rig.set_option(name, value)
     bare_rig.start()
     assert bare_rig.host.xenapi.VBD.get_currently_attached(vbd)
+
+
+def test_an_sr_that_goes_while_the_driver_starts_is_refused(bare_rig, monkeypatch):
+    """Whatever is missed last, no session and no thread is left."""
+    before = bare_rig.sim.world.db.refs("session")
+    removed = home.SrNotFound("SR is no longer there")
+    monkeypatch.setattr(
+        home.Home, "sr", property(lambda self: (_ for _ in ()).throw(removed))
+    )
+    with pytest.raises(nova_exception.InvalidConfiguration, match="there: set sr_ma"):
+        bare_rig.start()
+    assert bare_rig.sim.world.db.refs("session") == before

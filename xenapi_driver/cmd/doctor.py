@@ -70,8 +70,8 @@ class Doctor(Lister):
     def _rows(self, parsed_args: argparse.Namespace) -> list[examination.Row]:
         try:
             conf = configuration(parsed_args.config_file, parsed_args.config_dir)
-        except cfg.Error as exc:
-            return examination.unreadable(" ".join(str(exc).split()))
+        except (cfg.Error, OSError, UnicodeError) as exc:
+            return examination.unreadable(_told(exc, parsed_args.config_file))
         with _quiet("oslo_config"):  # its warnings of old names are rows, too
             return examination.Examination(conf).rows()
 
@@ -90,6 +90,14 @@ def _quiet(name: str) -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
+
+
+def _told(exc: Exception, files: list[str] | None) -> str:
+    """Say in one line why the configuration cannot be read."""
+    told = " ".join(str(exc).split())
+    if isinstance(exc, cfg.Error):
+        return told  # it names the file
+    return f"{', '.join(files or ['one of the files'])} cannot be read ({told})"
 
 
 def _sentence(words: str) -> str:

@@ -21,7 +21,7 @@ from oslo_config import cfg
 
 from xenapi_driver import conf as options
 from xenapi_driver import exceptions
-from xenapi_driver.ops import fitness, startup
+from xenapi_driver.ops import fitness, resources, startup
 from xenapi_driver.xapi import errors, host, network, pif, plugins
 from xenapi_driver.xapi.host_metrics import HostMetricsRecord
 from xenapi_driver.xapi.session import Session
@@ -153,7 +153,7 @@ class Examination:
         spent = (time.monotonic() - started) * 1000
         yield (
             OK,
-            f"{fitness.shown(self._opts.connection_url)} answers; the login took "
+            f"{options.shown_url(self._opts.connection_url)} answers; the login took "
             f"{spent:.0f} ms; time-outs: {self._opts.connection_connect_timeout} s for "
             f"a connection, {self._opts.login_timeout or answer} s for a login, "
             f"{answer} s for an answer",
@@ -291,6 +291,18 @@ class Examination:
             yield WARNING, seen, "stop VMs that are not OpenStack's, or add memory"
         else:
             yield OK, seen, ""
+        apart = resources.memory_mb_apart(self._session.records, record)
+        reserved = self._conf.reserved_host_memory_mb
+        small = fitness.small_reserve(apart, reserved)
+        if small is not None:
+            yield WARNING, small.seen, small.remedy
+        else:
+            yield (
+                OK,
+                f"[DEFAULT] reserved_host_memory_mb = {reserved} covers the {apart} "
+                "MiB that Xen and VMs that are no servers take",
+                "",
+            )
 
 
 def unreadable(told: str) -> list[Row]:

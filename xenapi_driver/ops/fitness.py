@@ -3,6 +3,7 @@
 
 Each rule looks at the options alone and yields a :class:`Problem` for what it finds.
 nova-compute does not start with a fatal one; ``xenapi-driver doctor`` shows all.
+:func:`small_reserve` needs a number of the host's, and is asked later.
 """
 
 from __future__ import annotations
@@ -19,6 +20,15 @@ from xenapi_driver import conf as options
 from xenapi_driver import exceptions
 
 LOG = logging.getLogger(__name__)
+
+# Nova's own, of [DEFAULT], that we look at.
+NOVAS_OPTIONS = ("flat_injected", "default_ephemeral_format", "reserved_host_memory_mb")
+
+# What the expression that a value has to match does not tell at a glance.
+EXAMPLES = {
+    "connection_fingerprints": ": 64 hexadecimal digits each, as openssl x509 prints "
+    "them with -fingerprint -sha256",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,8 +64,7 @@ def check_options(conf: cfg.ConfigOpts) -> None:
 def problems(conf: cfg.ConfigOpts) -> list[Problem]:
     """Return all that is wrong with the options, what forbids a connection first.
 
-    :param conf: with Nova's own options ``flat_injected`` and
-        ``default_ephemeral_format``
+    :param conf: with Nova's own :data:`NOVAS_OPTIONS`
     """
     found = list(_bad_values(conf))
     if not found:
@@ -65,17 +74,34 @@ def problems(conf: cfg.ConfigOpts) -> list[Problem]:
 
 
 def _bad_values(conf: cfg.ConfigOpts) -> Iterator[Problem]:
-    for opt in options.ALL_OPTS:
+    looked_at = [("xenserver", opt.dest) for opt in options.ALL_OPTS]
+    looked_at += [("DEFAULT", name) for name in NOVAS_OPTIONS]
+    for group, name in looked_at:
         try:
-            conf.xenserver[opt.dest]
+            getattr(conf if group == "DEFAULT" else conf[group], name)
         except ValueError as exc:
-            # oslo.config names the option, the file and the value.
-            told = " ".join(str(exc).split()).rstrip(".")
-            yield Problem(told, f"correct [xenserver] {opt.dest}", blocks=True)
+            told = " ".join(str(exc).split())
+            # oslo.config says which option, from where, and then what is wrong.
+            file = re.search(r"LocationInfo\(.*?detail='([^']+)'\)", told)
+            where = f" in {file[1]}" if file else ""
+            why = told.rpartition(" is not valid: ")[2].rstrip(".")
+            yield Problem(
+                f"[{group}] {name}{where} is not valid ({why})",
+                f"correct it{EXAMPLES.get(name, '')}",
+                blocks=True,
+            )
+        except cfg.Error:
+            # Not in its words: what stands there may be part of a password.
+            yield Problem(
+                f"[{group}] {name} has a dollar sign before what is no option",
+                "write $$ for each dollar sign that is meant itself",
+                blocks=True,
+            )
 
 
 def _url(conf: cfg.ConfigOpts) -> Iterator[Problem]:
     url = conf.xenserver.connection_url
+    shown = options.shown_url(url or "")
     if not url:
         yield Problem(
             "[xenserver] connection_url is not set",
@@ -84,19 +110,21 @@ def _url(conf: cfg.ConfigOpts) -> Iterator[Problem]:
         )
     elif "://" not in url:
         yield Problem(
-            f"[xenserver] connection_url = {shown(url)} has no scheme",
-            f"set it to https://{shown(url)}",
+            f"[xenserver] connection_url = {shown} has no scheme",
+            # Half a scheme may be there: https:/ADDRESS.
+            "set it to https://" + re.sub(r"^https?:?/+", "", shown),
             blocks=True,
         )
     elif url != options.LOCAL_URL and not _of_a_host(url):
         yield Problem(
-            f"[xenserver] connection_url = {shown(url)} is not understood",
-            "give https://ADDRESS, http://ADDRESS or unix://local",
+            f"[xenserver] connection_url = {shown} is not understood",
+            "give https://ADDRESS (an IPv6 address in brackets), http://ADDRESS or "
+            "unix://local",
             blocks=True,
         )
     elif "@" in url:
         yield Problem(
-            f"[xenserver] connection_url = {shown(url)} has a user name in it",
+            f"[xenserver] connection_url = {shown} has a user name in it",
             "use connection_username and connection_password, as that one is ignored",
             fatal=False,
         )
@@ -109,12 +137,6 @@ def _of_a_host(url: str) -> bool:
     except ValueError:
         return False
     return parts.scheme in ("http", "https") and bool(parts.hostname) and port != 0
-
-
-def shown(url: str) -> str:
-    """Return the URL without the credentials that may be in it."""
-    scheme, separator, rest = url.rpartition("://")
-    return f"{scheme}{separator}{rest.rpartition('@')[2]}"
 
 
 def _without_port(address: str) -> str:
@@ -133,14 +155,15 @@ def _password(conf: cfg.ConfigOpts) -> Iterator[Problem]:
 def _verification(conf: cfg.ConfigOpts) -> Iterator[Problem]:
     opts = conf.xenserver
     url = opts.connection_url or ""
+    shown = options.shown_url(url)
     ways = [
         name for name in ("connection_fingerprints", "connection_ca_file") if opts[name]
     ]
     if url.startswith("http://"):
         yield Problem(
-            f"[xenserver] connection_url = {shown(url)} sends the password and all "
+            f"[xenserver] connection_url = {shown} sends the password and all "
             "calls readable for the network",
-            f"set it to https://{_without_port(shown(url).removeprefix('http://'))}",
+            f"set it to https://{_without_port(shown.removeprefix('http://'))}",
             fatal=False,
         )
     elif opts.connection_insecure:
@@ -198,11 +221,30 @@ def _handler(conf: cfg.ConfigOpts) -> Iterator[Problem]:
         )
 
 
+def small_reserve(apart_mb: int, reserved_mb: int) -> Problem | None:
+    """Say that the reserve does not cover what is apart; None where it does.
+
+    :param apart_mb: what Xen and VMs that are no servers take of the host's memory
+    :param reserved_mb: ``[DEFAULT] reserved_host_memory_mb``
+    """
+    if reserved_mb >= apart_mb:
+        return None
+    return Problem(
+        f"Xen and VMs that are no servers take {apart_mb} MiB of the host's memory, "
+        f"and [DEFAULT] reserved_host_memory_mb = {reserved_mb} does not cover that",
+        f"set it to {apart_mb} plus the overhead of servers, or some are scheduled "
+        "here that do not fit",
+        fatal=False,
+    )
+
+
 def old_names(conf: cfg.ConfigOpts) -> list[Problem]:
     """Return what is written in an old way; oslo.config warns of it by itself.
 
     :param conf: its files are read again
     """
+    if any(_bad_values(conf)):
+        return []  # first things first, and those cannot be read
     found = [
         Problem(
             f"[xenserver] {opt.dest} has no effect any more "

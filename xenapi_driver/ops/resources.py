@@ -81,15 +81,9 @@ def resources(snapshot: Snapshot, host_ref: str, sr_uuid: str) -> Resources:
     :raises exceptions.UnfitHost: the host or the SR is not there (any more)
     """
     host, total, storage = _found(snapshot, host_ref, sr_uuid)
-    guests = [
-        guest
-        for guest in snapshot[VmRecord].values()
-        if host_ref in (guest.resident_on, guest.scheduled_on)
-    ]
+    guests = _guests(snapshot, host_ref)
     # As host.compute_free_memory counts: what new guests can have is the rest.
-    servers = sum(guest.memory_needed for guest in guests if guest.nova_uuid)
-    others = sum(guest.memory_needed for guest in guests if not guest.nova_uuid)
-    apart = host.memory_overhead + others
+    used = host.memory_overhead + sum(guest.memory_needed for guest in guests)
     # Both of the SR's are -1 before its first scan.
     size = max(storage.physical_size, 0)
     return Resources(
@@ -98,8 +92,8 @@ def resources(snapshot: Snapshot, host_ref: str, sr_uuid: str) -> Resources:
             guest.vcpus_max for guest in guests if not guest.is_control_domain
         ),
         memory_mb=total // MIB,
-        memory_mb_used=(apart + servers) // MIB,
-        memory_mb_apart=-(-apart // MIB),
+        memory_mb_used=used // MIB,
+        memory_mb_apart=memory_mb_apart(snapshot, host),
         local_gb=size // GIB,
         local_gb_used=max(storage.physical_utilisation, 0) // GIB,
         disk_available_least=(size - storage.virtual_allocation) // GIB,
@@ -135,6 +129,22 @@ def _found(
             "set [xenserver] sr_matching_filter to another and restart this service."
         )
     return host, metrics.memory_total, storage
+
+
+def _guests(snapshot: Snapshot, host_ref: str) -> list[VmRecord]:
+    """Return the VMs, dom0 too, that run on the host or are about to."""
+    return [
+        guest
+        for guest in snapshot[VmRecord].values()
+        if host_ref in (guest.resident_on, guest.scheduled_on)
+    ]
+
+
+def memory_mb_apart(snapshot: Snapshot, host: HostRecord) -> int:
+    """Return what Xen and the VMs that are no servers of Nova's take, rounded up."""
+    guests = _guests(snapshot, host.ref)
+    others = sum(guest.memory_needed for guest in guests if not guest.nova_uuid)
+    return -(-(host.memory_overhead + others) // MIB)
 
 
 def _cpu_info(host: HostRecord) -> dict[str, Any]:

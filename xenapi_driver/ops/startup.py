@@ -135,9 +135,9 @@ def check_compute_vm(conf: cfg.ConfigOpts, session: Session) -> str | None:
     opts = conf.xenserver
     if not opts.check_host:
         return None
-    if opts.connection_url == options.LOCAL_URL and not opts.compute_vm_uuid:
-        return None  # in dom0, so on its own host
-    uuid = opts.compute_vm_uuid or _machine_uuid()
+    if _is_in_dom0(opts):
+        return None  # so on its own host
+    uuid = _own_uuid(opts)
     if uuid is None:
         raise exceptions.UnfitConfiguration(
             "nova-compute does not seem to run in a Xen VM",
@@ -149,7 +149,7 @@ def check_compute_vm(conf: cfg.ConfigOpts, session: Session) -> str | None:
     if found is None or found.resident_on != session.host_ref:
         raise exceptions.UnfitConfiguration(
             f"The VM {uuid} that nova-compute runs in is not on the host at "
-            f"{opts.connection_url}",
+            f"{options.shown_url(opts.connection_url)}",
             "point connection_url at the host that this VM runs on, or set check_host "
             "= false and independent_compute = true",
         )
@@ -185,14 +185,20 @@ def _own_vm(conf: cfg.ConfigOpts, session: Session) -> vm.VmRecord | None:
     opts = conf.xenserver
     if opts.independent_compute:
         return None
-    if opts.connection_url == options.LOCAL_URL and not opts.compute_vm_uuid:
+    if _is_in_dom0(opts):
         return vm.get(session, session.host.control_domain)
-    uuid = opts.compute_vm_uuid or _machine_uuid()
+    uuid = _own_uuid(opts)
     return None if uuid is None else vm.find_by_uuid(session, uuid)
 
 
-def _machine_uuid() -> str | None:
-    """Return the UUID that Xen gave the machine we run on, None without Xen."""
+def _is_in_dom0(opts: cfg.ConfigOpts.GroupAttr) -> bool:
+    return opts.connection_url == options.LOCAL_URL and not opts.compute_vm_uuid
+
+
+def _own_uuid(opts: cfg.ConfigOpts.GroupAttr) -> str | None:
+    """Return the UUID of the VM that we run in as XAPI writes it, None without Xen."""
+    if opts.compute_vm_uuid:
+        return opts.compute_vm_uuid.lower()
     try:
         return HYPERVISOR_UUID.read_text().strip()
     except OSError:

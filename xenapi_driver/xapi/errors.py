@@ -79,12 +79,12 @@ class HostUnreachable(Advised):
     """No connection could be opened, so the host was not asked anything.
 
     :ivar url: where we tried, without credentials
+    :ivar silent: something took the connection and did not answer
     """
 
-    def __init__(self, url: str, reason: str) -> None:
-        super().__init__(url, reason)
-        self.url = url
-        self.reason = reason
+    def __init__(self, url: str, reason: str, silent: bool = False) -> None:
+        super().__init__(url, reason, silent)
+        self.url, self.reason, self.silent = url, reason, silent
 
     @property
     def seen(self) -> str:
@@ -92,12 +92,16 @@ class HostUnreachable(Advised):
 
     @property
     def remedy(self) -> str:
+        if self.silent:
+            return "see in dom0's /var/log/xensource.log what keeps its toolstack busy"
         if self.url.startswith("http://"):
             address = re.sub(r":\d+$", "", self.url.removeprefix("http://"))
             return (
                 "a host of today may answer on port 443 only, so try [xenserver] "
                 f"connection_url = https://{address}"
             )
+        if self.url.startswith("unix:"):
+            return "see that xapi runs; outside of dom0 set connection_url = https://ADDRESS"
         return (
             "check that [xenserver] connection_url names the host, that it is up and "
             "that no firewall is between"

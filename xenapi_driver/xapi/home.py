@@ -13,11 +13,15 @@ FILE_BASED = ("ext", "nfs", "file", "smb", "xfs", "cephfs", "glusterfs")
 
 
 class SrNotFound(errors.Advised):
-    """No SR on our host matches ``sr_matching_filter``."""
+    """No SR that is plugged into our host is what ``sr_matching_filter`` says.
 
-    def __init__(self, seen: str) -> None:
-        super().__init__(seen)
+    :param unplugged: some are, but for that
+    """
+
+    def __init__(self, seen: str, unplugged: bool = False) -> None:
+        super().__init__(seen, unplugged)
         self._seen = seen
+        self._unplugged = unplugged
 
     @property
     def seen(self) -> str:
@@ -25,10 +29,11 @@ class SrNotFound(errors.Advised):
 
     @property
     def remedy(self) -> str:
-        return (
+        other = (
             "set sr_matching_filter to default-sr:true or to "
             "other-config:<key>=<value> of an SR that is plugged on this host"
         )
+        return f"plug it with xe pbd-plug, or {other}" if self._unplugged else other
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,7 @@ class Home:
         """
         record = self.session.records[sr.SrRecord].by_uuid(self.sr_uuid)
         if record is None:
-            raise SrNotFound(f"SR {self.sr_uuid} is no longer there.")
+            raise SrNotFound(f"SR {self.sr_uuid} is no longer there")
         return record
 
     @property
@@ -73,7 +78,7 @@ def find_sr(session: Session, matching: str) -> sr.SrRecord:
     """Return the SR that ``matching`` names and our host can reach.
 
     :param matching: ``default-sr:true`` or ``other-config:<key>=<value>``
-    :raises SrNotFound: malformed, or nothing matches
+    :raises SrNotFound: malformed, or nothing matches, or nothing that is plugged
     """
     criterion, _, pattern = matching.partition(":")
     key, _, value = pattern.partition("=")
@@ -89,6 +94,12 @@ def find_sr(session: Session, matching: str) -> sr.SrRecord:
     for record in found:
         if pbd.of_host_sr(session, session.host_ref, record.ref) is not None:
             return record
+    if len(found) == 1:
+        raise SrNotFound(
+            f"SR {found[0].uuid} ({found[0].name_label}), which sr_matching_filter = "
+            f"{matching} names, is not plugged on this host",
+            unplugged=True,
+        )
     raise SrNotFound(f"No SR on this host matches sr_matching_filter = {matching}")
 
 

@@ -17,7 +17,7 @@ class HostRecord:
     :ivar cpu_info: XAPI's map: cpu_count, socket_count, vendor, features_hvm ...
     :ivar software_version: product_brand, product_version, xapi ...; what is
         unknown is missing
-    :ivar memory_overhead: bytes that Xen and dom0 keep
+    :ivar memory_overhead: bytes that Xen keeps; dom0 is a VM of its own
     :ivar control_domain: reference of dom0's VM
     """
 

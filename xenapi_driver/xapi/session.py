@@ -222,7 +222,8 @@ class Session:
             found = self._send(transport, _LOGIN, args, patience=self._login_seconds)
         except errors.ConnectionLost as exc:
             # Not to be taken for the loss of the call for which we log in.
-            raise errors.HostUnreachable(exc.url, exc.reason) from exc
+            late = isinstance(exc, errors.AnswerLate)
+            raise errors.HostUnreachable(exc.url, exc.reason, silent=late) from exc
         return str(found)
 
     def _find_ourselves(self) -> None:
