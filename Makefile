@@ -11,7 +11,7 @@ SUITES := unit sim dom0 functional packaging
 VERSION := $(shell git rev-parse HEAD >/dev/null 2>&1 || echo PBR_VERSION=0.0.1.dev0)
 
 .PHONY: help venv packages test $(SUITES) pytest pep8 mypy docs cover config \
-	demo demo-down figures bench integration clients clean
+	demo demo-down figures bench soak integration clients clean
 
 help:
 	@echo "make demo          build servers with a real Nova on the embedded XAPI host"
@@ -21,6 +21,7 @@ help:
 	@echo "make venv          $(VENV) with the project, its command and its tools"
 	@echo "make figures       the project's numbers"
 	@echo "make bench         how fast the embedded host answers, and plots of it"
+	@echo "make soak          ten minutes of trouble for the XAPI layer: MINUTES=10"
 	@echo "make docs          the documentation, below doc/build/html"
 	@echo "one part of the tests: make $(SUITES) pep8 mypy docs"
 
@@ -89,6 +90,11 @@ bench: venv
 	@$(VERSION) $(BIN)/pip install -qq --disable-pip-version-check \
 		--no-build-isolation -c constraints.txt -e '.[bench]'
 	@$(BIN)/python -m bench $(ARGS)
+
+MINUTES ?= 10
+soak: venv
+	$(BIN)/python -W ignore -m tests.troubles
+	$(BIN)/python -W ignore -m tests.soak --minutes $(MINUTES)
 
 clean:
 	rm -rf $(VENV) build dist doc/build *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -18,7 +18,7 @@ from nova.compute import provider_tree
 
 from bench import conformance
 from bench.report import BUILD
-from tests import breaking, builders, fixtures
+from tests import breaking, builders, fixtures, troubles
 from tests.sim.clients import vm_record
 
 
@@ -105,6 +105,25 @@ def faults(rig: fixtures.Rig) -> dict[str, int]:
     }
 
 
+def troubles_of_the_layer(place: pathlib.Path) -> dict[str, int]:
+    """Strike calls of the XAPI layer with trouble; count what went wrong."""
+    reports = []
+    for number, scene in enumerate(troubles.SCENES):
+        if scene.name not in ("connect", "read", "VDI.create", "a task of a VM"):
+            continue
+        house = troubles.House(place / f"house-{number}")
+        try:
+            every = list(troubles.runs(house, scene))
+            chosen = troubles.selection(every, number)
+            reports += [troubles.run(house, scene, *one) for one in chosen]
+        finally:
+            house.close()
+    return {
+        "faults.layer_injected": len(reports),
+        "faults.layer_wrong": sum(bool(one.wrong) for one in reports),
+    }
+
+
 def measure() -> dict[str, float]:
     """Return all figures that this release can measure."""
     fixtures.prepare_nova()
@@ -119,6 +138,7 @@ def measure() -> dict[str, float]:
             found: dict[str, float] = dict(requests_of_operations(rig))
             found["requests.power_sync_10"] = power_sync(rig, 10)
             found.update(faults(rig))
+            found.update(troubles_of_the_layer(place))
             for servers in (10, 1000):
                 crowd(rig, servers)
                 name = f"requests.update_available_resource_{servers}"
