@@ -122,6 +122,10 @@ def secured(
             _fingerprint_shown(dial, host),
             _REMEDIES.get(exc.verify_code, ""),
         ) from exc
+    except (ssl.SSLEOFError, ssl.SSLZeroReturnError) as exc:
+        # What begins or ends just now: it says nothing of how it speaks.
+        plain.close()
+        raise errors.HostUnreachable(url, errors.reason(exc)) from exc
     except ssl.SSLError as exc:
         plain.close()
         reason = f"it does not speak TLS as we do ({errors.reason(exc)})"

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import http.client
+import io
 import ipaddress
 import math
 import socket
@@ -18,7 +19,7 @@ import ssl
 import time
 import urllib.parse
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 from oslo_log import log as logging
 
@@ -36,6 +37,8 @@ USER_AGENT = "xenapi-driver"
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _SHORTEST_WAIT = 0.05  # seconds; a socket takes 0 for "do not wait at all"
+# Bytes a second: an answer may take the longer, the more of it has come already.
+_SLOWEST = 64 * 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,10 +109,52 @@ class Transport(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Timeouts:
-    """Seconds: for a connection to open, and for the next bytes of an answer."""
+    """Seconds: for a connection to open, TLS included, and for an answer to come.
+
+    A large answer gets longer, as long as it comes at 64 KiB a second at least.
+    """
 
     connect: float = 10.0
     read: float = 120.0
+
+
+class _Timely(io.RawIOBase):
+    """What a connection brings until a deadline, however it trickles."""
+
+    def __init__(self, raw: io.RawIOBase, sock: socket.socket, seconds: float) -> None:
+        self._raw = raw
+        self._sock = sock
+        self._deadline = time.monotonic() + seconds
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self._sock.settimeout(left)
+        count: int | None = self._raw.readinto(buffer)
+        self._deadline += (count or 0) / _SLOWEST
+        return count
+
+    def close(self) -> None:
+        super().close()
+        self._raw.close()
+
+
+class _Response(http.client.HTTPResponse):
+    """An answer that has to come within the time-out of its connection."""
+
+    def __init__(self, sock: socket.socket, *args: Any, **choices: Any) -> None:
+        super().__init__(sock, *args, **choices)
+        seconds = sock.gettimeout()
+        if seconds is not None:
+            self.fp = io.BufferedReader(_Timely(self.fp.detach(), sock, seconds))
+
+
+class _Connection(http.client.HTTPConnection):
+    response_class = _Response
 
 
 class HttpTransport:
@@ -216,7 +261,7 @@ class HttpTransport:
         if connection is None:
             limit = self._timeouts.connect
             sock = self._connected(limit if patience is None else min(limit, patience))
-            connection = http.client.HTTPConnection(self._host, self._port)
+            connection = _Connection(self._host, self._port)
             connection.sock = sock
             self._connection = connection
         left = self.patience
@@ -227,12 +272,17 @@ class HttpTransport:
 
     def _connected(self, seconds: float) -> socket.socket:
         """Return a new connection, opened within so many seconds and verified."""
-        seconds = max(seconds, _SHORTEST_WAIT)
         if self._scheme != "https":
-            return self._dialled(seconds)
-        return certificates.secured(
-            self._verify, lambda: self._dialled(seconds), self._host, self.url
-        )
+            return self._dialled(max(seconds, _SHORTEST_WAIT))
+        deadline = time.monotonic() + seconds
+
+        def dial() -> socket.socket:
+            sock = self._dialled(max(deadline - time.monotonic(), _SHORTEST_WAIT))
+            # TLS has what is left of it.
+            sock.settimeout(max(deadline - time.monotonic(), _SHORTEST_WAIT))
+            return sock
+
+        return certificates.secured(self._verify, dial, self._host, self.url)
 
     def _dialled(self, seconds: float) -> socket.socket:
         try:

@@ -163,6 +163,46 @@ def test_patience_holds_for_the_connection_too():
         assert time.monotonic() - began < 5
 
 
+@contextlib.contextmanager
+def speaking(*parts, pause=0.0):
+    """Give the address of what takes one request and answers in these parts."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def answer():
+            sock, _address = listening.accept()
+            with sock, contextlib.suppress(OSError):
+                sock.recv(65536)
+                for part in parts:
+                    sock.sendall(part)
+                    time.sleep(pause)
+
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        yield f"127.0.0.1:{listening.getsockname()[1]}"
+        thread.join(5)
+
+
+@pytest.mark.parametrize("at", ["head", "body"])
+def test_answer_that_trickles_is_given_up(at):
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n"
+    parts = [head, b"X-Slow: "] if at == "head" else [head, b"\r\n"]
+    with speaking(*parts, *[b"a"] * 100, pause=0.05) as address:
+        began = time.monotonic()
+        carrier = HttpTransport(f"http://{address}", None, Timeouts(5.0, 0.3))
+        with pytest.raises(errors.AnswerLate, match=r"within 0.3 seconds"):
+            ping(carrier)
+        assert time.monotonic() - began < 3
+
+
+def test_large_answer_has_longer_while_it_comes():
+    count, part = 15, b"a" * 64 * 1024
+    head = f"HTTP/1.1 200 OK\r\nContent-Length: {count * len(part)}\r\n\r\n"
+    with speaking(head.encode(), *[part] * count, pause=0.05) as address:
+        carrier = HttpTransport(f"http://{address}", None, Timeouts(5.0, 0.3))
+        with contextlib.closing(carrier):
+            assert carrier.request(*PING).body == part * count
+
+
 def test_interrupt_wakes_a_thread_that_waits(sim, door):
     sim.faults.add(LOGIN, action="hang")
     carrier = HttpTransport(door.url)
@@ -423,17 +463,12 @@ def test_tls_to_a_plain_port_is_refused_in_words(door):
 
 
 def test_tls_to_what_answers_otherwise_is_refused_in_words():
-    with socket.create_server(("127.0.0.1", 0)) as listening:
+    refused = pytest.raises(errors.CertificateRefused, match="does not speak TLS")
+    with speaking(b"HTTP/1.1 400 Bad Request\r\n\r\n") as address, refused:
+        ping(HttpTransport(f"https://{address}"))
 
-        def answer():
-            sock, _address = listening.accept()
-            with sock:
-                sock.recv(65536)
-                sock.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
 
-        thread = threading.Thread(target=answer)
-        thread.start()
-        url = f"https://127.0.0.1:{listening.getsockname()[1]}"
-        with pytest.raises(errors.CertificateRefused, match="does not speak TLS"):
-            ping(HttpTransport(url))
-        thread.join(5)
+def test_tls_that_ends_as_it_begins_is_no_refusal():
+    # A stunnel that starts or stops; the session tries again.
+    with speaking() as address, pytest.raises(errors.HostUnreachable):
+        ping(HttpTransport(f"https://{address}"))
