@@ -84,6 +84,7 @@ def follow(
     :param quiet: seconds without news after which the task is asked itself
     """
     deadline = None if timeout is None else time.monotonic() + timeout
+    heard = True
     try:
         with session.events.watch(TaskRecord, ref) as watch:
             try:
@@ -92,11 +93,17 @@ def follow(
                 record = _ended(session, waiting, progress)
             except errors.TaskLost:
                 raise
+            except (errors.HostUnreachable, errors.ConnectionLost):
+                # It was asked for as long as a call may last: two more of them
+                # would only keep the caller.
+                heard = False
+                raise
             except BaseException:
                 _cancel(session, ref, watch)
                 raise
     finally:
-        _destroy(session, ref)
+        if heard:
+            _destroy(session, ref)
     return outcome(session, record, call)
 
 

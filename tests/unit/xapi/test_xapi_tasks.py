@@ -13,6 +13,7 @@ import pytest
 from tests import embedded
 from tests.sim.clients import vm_record, wait_until
 from xenapi_driver.xapi import errors, task, tasks, transport, vm
+from xenapi_driver.xapi.session import Tuning
 
 START = "Async.VM.start_on"
 
@@ -217,6 +218,18 @@ def test_what_a_task_did_is_seen_although_events_are_late(
     wait_until(lambda: session.requests.polls > count)
     start(session, halted)
     assert vm.get(session, halted).power_state == "Running"
+
+
+def test_host_that_stays_away_is_asked_for_a_task_once(sim, halted, hanging):
+    session = embedded.session(embedded.inside(sim), tuning=Tuning(retry_seconds=0.5))
+    with session, session.requests.recording() as names:
+        before = threading.Timer(0.2, sim.act, ("host",), {"what": "die"})
+        before.start()
+        with pytest.raises((errors.HostUnreachable, errors.ConnectionLost)):
+            start(session, halted)
+        before.join()
+    assert "task.get_record" in names
+    assert not {"task.cancel", "task.destroy"} & set(names)
 
 
 def test_expired_session_does_not_disturb_a_waiting_task(
