@@ -296,6 +296,7 @@ class Session:
 
         :raises HandleInvalid: it is in this pool no longer
         """
+        self._recognise(self.events.snapshot())  # it may have another reference
         return existing(self, HostRecord, self.host_ref)
 
     @property

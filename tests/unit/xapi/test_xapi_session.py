@@ -362,7 +362,7 @@ def test_host_that_joins_a_pool_is_found_again(tmp_path):
             uuid, alone = session.host.uuid, session.host_ref
             operator = XmlClient(sim.door(1))
             operator.call("pool.join", PLACES[0], "root", "secret")
-            wait_until(lambda: len(session.records[HostRecord]) == 2, 10)
+            wait_until(lambda: len(session.events.glance()[HostRecord]) == 2, 10)
             assert session.host.uuid == uuid
             assert session.host_ref != alone
     finally:
