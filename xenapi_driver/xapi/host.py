@@ -18,7 +18,7 @@ class HostRecord:
     :ivar software_version: product_brand, product_version, xapi ...; what is
         unknown is missing
     :ivar memory_overhead: bytes that Xen keeps; dom0 is a VM of its own
-    :ivar control_domain: reference of dom0's VM
+    :ivar control_domain: reference of dom0's VM; "" where the host does not tell
     """
 
     XAPI_CLASS: ClassVar[str] = "host"
@@ -52,7 +52,7 @@ class HostRecord:
             software_version=rec["software_version"],
             capabilities=tuple(rec["capabilities"]),
             memory_overhead=int(rec["memory_overhead"]),
-            control_domain=rec["control_domain"],
+            control_domain=rec.get("control_domain", ""),  # since XenServer 7.1
             metrics=rec["metrics"],
             other_config=rec["other_config"],
         )

@@ -37,7 +37,7 @@ class NetworkRecord:
             uuid=rec["uuid"],
             name_label=rec["name_label"],
             bridge=rec["bridge"],
-            managed=rec["managed"],
+            managed=rec.get("managed", True),  # since XenServer 7.2
             pifs=tuple(rec["PIFs"]),
             other_config=rec["other_config"],
         )

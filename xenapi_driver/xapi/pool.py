@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -47,14 +48,22 @@ class PoolRecord:
 def member_by_address(session: Client, addresses: frozenset[str]) -> str:
     """Return the reference of the host that has one of the IP addresses.
 
+    :param addresses: in their shortest form
     :raises NotAMember: none or several hosts have
     """
     found = {
         rec["host"]
         for rec in session.call("PIF.get_all_records").values()
-        if rec["IP"] in addresses
-        or any(ip.partition("/")[0] in addresses for ip in rec["IPv6"])
+        if any(_usual(ip) in addresses for ip in (rec["IP"], *rec["IPv6"]))
     }
     if len(found) != 1:
         raise errors.NotAMember(addresses)
     return str(found.pop())
+
+
+def _usual(address: str) -> str:
+    """Return an address, with or without prefix length, in its shortest form."""
+    try:
+        return str(ipaddress.ip_interface(address).ip)
+    except ValueError:
+        return address

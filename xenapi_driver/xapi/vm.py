@@ -74,7 +74,7 @@ class VmRecord:
             memory_dynamic_min=int(rec["memory_dynamic_min"]),
             memory_overhead=int(rec["memory_overhead"]),
             vcpus_max=int(rec["VCPUs_max"]),
-            domain_type=rec["domain_type"],
+            domain_type=rec.get("domain_type", "unspecified"),  # since 7.5
             is_a_template=rec["is_a_template"],
             is_a_snapshot=rec["is_a_snapshot"],
             is_control_domain=rec["is_control_domain"],

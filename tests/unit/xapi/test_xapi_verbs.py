@@ -5,8 +5,9 @@ import pytest
 
 from tests.sim.clients import GIB, NULL, vbd_record, vdi_record, vif_record, vm_record
 from tests.unit.xapi import embedded
-from xenapi_driver.xapi import errors, network, vbd, vdi, vif, vm
+from xenapi_driver.xapi import errors, network, pool, vbd, vdi, vif, vm
 from xenapi_driver.xapi.host import HostRecord
+from xenapi_driver.xapi.records import KINDS
 
 
 def make_vm(session, name="instance-1", **changes):
@@ -51,6 +52,32 @@ def test_records_are_typed(session, operator):
     assert record.resident_on == session.host_ref
     assert record.vifs == (vif_ref,)
     assert record.nova_uuid == "n"
+
+
+# What hosts tell since a release after XenServer 7.0.
+YOUNG = {
+    "VM": ("domain_type",),
+    "host": ("control_domain",),
+    "network": ("managed",),
+    "PCI": ("driver_name", "physical_function", "virtual_functions"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_records_of_an_older_host_are_usable(session, kind):
+    make_vm(session)
+    for ref, rec in session.call(f"{kind.XAPI_CLASS}.get_all_records").items():
+        for name in YOUNG.get(kind.XAPI_CLASS, ()):
+            rec.pop(name, None)
+        assert kind.from_xapi(ref, rec).uuid == rec["uuid"]
+
+
+@pytest.mark.parametrize("address", ["fd00:0:0::7", "fd00::7"])
+def test_member_is_known_by_any_form_of_its_address(sim, session, address):
+    sim.world.db.update("PIF", sim.world.db.refs("PIF")[0], IPv6=[f"{address}/64"])
+    assert pool.member_by_address(session, frozenset({"fd00::7"})) == session.host_ref
+    with pytest.raises(errors.NotAMember):
+        pool.member_by_address(session, frozenset({"fd00::8"}))
 
 
 def server(session, name="instance-1", nova_uuid="n", **changes):
