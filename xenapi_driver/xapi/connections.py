@@ -54,7 +54,6 @@ class Connections:
         )
         self._lock = threading.Lock()
         self._idle: list[Transport] = []
-        self._lent: set[Transport] = set()
         self._generation = 0
         self._moved = time.monotonic()  # when a kept connection came or went
 
@@ -80,13 +79,6 @@ class Connections:
                 raise
             finally:
                 self._back(transport, generation if kept and answered else -1)
-
-    def interrupt(self) -> None:
-        """End all exchanges that are under way: they get ConnectionLost."""
-        with self._lock:
-            lent = list(self._lent)
-        for transport in lent:
-            transport.interrupt()
 
     def drop(self) -> None:
         """Close what is idle now, and what is lent when it comes back.
@@ -141,15 +133,10 @@ class Connections:
         with self._lock:
             generation = self._generation
             transport = self._idle.pop() if kept and self._idle else None
-        if transport is None:
-            transport = self._open()
-        with self._lock:
-            self._lent.add(transport)
-        return transport, generation
+        return transport or self._open(), generation
 
     def _back(self, transport: Transport, generation: int) -> None:
         with self._lock:
-            self._lent.discard(transport)
             if generation == self._generation:
                 self._idle.append(transport)
                 return
