@@ -403,9 +403,11 @@ def _understood(url: str) -> urllib.parse.SplitResult:
         parts = urllib.parse.urlsplit(url)
         port = parts.port
     except ValueError as exc:
-        raise ValueError(f"This is not the URL of a host: {exc}.") from exc
+        # Of a password with a slash in it, the reason is a part.
+        why = "it has a user or a password" if "@" in url else str(exc)
+        raise ValueError(f"This is not the URL of a host: {why}.") from None
     if parts.scheme not in _DEFAULT_PORTS or not parts.hostname or port == 0:
-        raise ValueError(f"{_shown(parts)} is not an http or https URL of a host.")
+        raise ValueError(f"{_shown(parts) or 'This'} is no http or https URL of a host.")
     return parts
 
 
@@ -430,4 +432,6 @@ def _still_open(sock: socket.socket | None) -> bool:
 
 def _shown(parts: urllib.parse.SplitResult) -> str:
     netloc = parts.netloc.rpartition("@")[2]
-    return f"{parts.scheme}://{netloc}" if netloc else parts.geturl()
+    if netloc:
+        return f"{parts.scheme}://{netloc}"
+    return parts.geturl().rpartition("@")[2]

@@ -316,6 +316,18 @@ def test_other_urls_are_refused(url):
         transport.connect(url)
 
 
+@pytest.mark.parametrize(
+    "url",
+    ["https:root:secret@host", "root:secret@host", "https://root:secret/1@host",
+     "https://root:secret@", "ftp://root:secret@host"],
+)  # fmt: skip
+def test_refused_url_does_not_tell_the_password(url):
+    with pytest.raises(ValueError, match="URL") as caught:
+        transport.connect(url)
+    assert "secret" not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
 def test_name_without_an_address_is_unreachable():
     with pytest.raises(errors.HostUnreachable, match="no-such-host.invalid"):
         ping(HttpTransport("http://no-such-host.invalid"))
