@@ -51,6 +51,7 @@ _QUICK = re.compile(r"(session|task|event)\.\w+$")
 
 # How often a call logs in anew: the toolstack may restart again in the meantime.
 _RENEWALS = 2
+_GRACE_SECONDS = 30.0  # that an event.from may be late
 
 
 @dataclasses.dataclass(frozen=True)
@@ -496,8 +497,10 @@ class Session:
             # The host answers when nothing happened, well before we give up.
             seconds = min(seconds, poller.patience / 2)
             params = (ref, list(classes), token, float(seconds))
+            # A host that went off says no word; only the first answer is a long one.
+            late = min(poller.patience, seconds + _GRACE_SECONDS) if token else None
             try:
-                found = self._send(poller, "event.from", params)
+                found = self._send(poller, "event.from", params, patience=late)
             except (errors.SessionInvalid, errors.HostIsSlave):
                 self._drop_poller()
                 if self._ref is None:

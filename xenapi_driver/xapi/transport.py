@@ -407,7 +407,7 @@ def _understood(url: str) -> urllib.parse.SplitResult:
         why = "it has a user or a password" if "@" in url else str(exc)
         raise ValueError(f"This is not the URL of a host: {why}.") from None
     if parts.scheme not in _DEFAULT_PORTS or not parts.hostname or port == 0:
-        raise ValueError(f"{_shown(parts) or 'This'} is no http or https URL of a host.")
+        raise ValueError(f"{_shown(parts) or 'This'} is no http(s) URL of a host.")
     return parts
 
 

@@ -8,7 +8,8 @@ import pytest
 from tests import embedded
 from tests.sim.clients import XmlClient, vm_record, wait_until
 from xenapi_driver.sim import Simulator
-from xenapi_driver.xapi import errors, transport, vm
+from xenapi_driver.xapi import errors, events, transport, vm
+from xenapi_driver.xapi import session as session_module
 from xenapi_driver.xapi.host import HostRecord
 from xenapi_driver.xapi.session import Session, Tuning
 
@@ -254,6 +255,16 @@ def test_slow_change_is_repeated_where_it_would_be_seen_at_work(
         return
     with pytest.raises(errors.OutcomeUnknown, match=r"VM\.start"):
         far.call("VM.start", halted, False, False)
+
+
+def test_host_that_falls_silent_is_listened_to_anew(sim, far, operator, monkeypatch):
+    monkeypatch.setattr(session_module, "_GRACE_SECONDS", 0.2)
+    monkeypatch.setattr(events, "_POLL_SECONDS", 0.2)
+    assert far.records
+    sim.faults.add("event.from", action="hang")
+    wait_until(lambda: not sim.faults.rules())
+    ref = operator.call("VM.create", vm_record())
+    wait_until(lambda: ref in far.events.glance()[vm.VmRecord], 10)
 
 
 def test_change_is_not_guessed_at_before_anything_was_read(sim, far, operator):
