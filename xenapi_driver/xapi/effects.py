@@ -27,10 +27,10 @@ _READS = re.compile(
     r"|VM\.assert_\w+)$"
 )
 # Calls that may be carried out twice: the second one finds its work done, or does
-# the same again. A session that was left open costs little and expires.
+# the same again.
 _REPEATABLE = re.compile(
     r"(\w+\.set_\w+|\w+\.remove_from_\w+|SR\.scan|task\.(cancel|destroy)"
-    r"|event\.inject|host\.(enable|disable)|session\.\w+)$"
+    r"|event\.inject|host\.(enable|disable)|session\.logout)$"
 )
 
 # Calls that only write into the host's database, so that they are over as soon as

@@ -333,3 +333,12 @@ def test_kinds_of_calls(method, reads, repeatable, at_once):
     assert effects.reads(method) is reads
     assert effects.repeatable(method) is repeatable
     assert effects.at_once(method) is at_once
+
+
+@pytest.mark.parametrize(
+    "method",
+    ["VM.start", "VM.add_to_other_config", "VBD.plug", "session.change_password",
+     "session.add_to_other_config"],
+)  # fmt: skip
+def test_what_must_not_be_done_twice(method):
+    assert not effects.repeatable(method)
