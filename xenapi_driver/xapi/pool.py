@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from xenapi_driver.xapi import errors
 from xenapi_driver.xapi.client import Client, or_none
+from xenapi_driver.xapi.tables import Snapshot
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -43,6 +44,16 @@ class PoolRecord:
             cpu_info=rec["cpu_info"],
             other_config=rec["other_config"],
         )
+
+
+def only(snapshot: Snapshot) -> PoolRecord:
+    """Return the pool, which every host has.
+
+    :raises BadAnswer: there is none
+    """
+    for record in snapshot[PoolRecord].values():
+        return record
+    raise errors.BadAnswer("The host", "it has no pool")
 
 
 def member_by_address(session: Client, addresses: frozenset[str]) -> str:

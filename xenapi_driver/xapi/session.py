@@ -105,7 +105,9 @@ class Session:
         self._ref: str | None = None
         self._polled_ref: str | None = None
         self._logins = Turns()
-        self._connections = Connections(self._new_transport, tuning.connections)
+        self._connections = Connections(
+            self._new_transport, tuning.connections, tuning.retry_seconds
+        )
         self._poller: Transport | None = None
 
         # What the labels of this session's calls begin with.
@@ -175,7 +177,9 @@ class Session:
     def _close_on_host(self, ref: str) -> None:
         for _attempt in range(3):
             try:
-                self._once("session.logout", (ref,))
+                with self._connections.lend(reads=True) as carrier:
+                    seconds = self._login_seconds
+                    self._send(carrier, "session.logout", (ref,), patience=seconds)
                 return
             except errors.XapiError as exc:
                 LOG.debug("The session was not closed on the host: %s", exc)
@@ -303,7 +307,7 @@ class Session:
     @property
     def pool(self) -> PoolRecord:
         """Our host's pool, which every host has."""
-        return _pool(self.records)
+        return pool.only(self.records)
 
     def _recognise(self, snapshot: Snapshot) -> None:
         """Find our host again, which has another reference in another pool."""
@@ -464,7 +468,7 @@ class Session:
 
     def _inject(self, snapshot: Snapshot) -> str:
         """Make the host send an event; return the token before it."""
-        record, ref = _pool(snapshot), self._polled_ref
+        record, ref = pool.only(snapshot), self._polled_ref
         token = str(self.call("event.inject", PoolRecord.XAPI_CLASS, record.ref))
         # Another coordinator may count its events otherwise: its tokens say
         # nothing about those that the loop has.
@@ -593,9 +597,3 @@ class Session:
         poller, self._poller = self._poller, None
         if poller is not None:
             poller.close()
-
-
-def _pool(snapshot: Snapshot) -> PoolRecord:
-    for record in snapshot[PoolRecord].values():
-        return record
-    raise errors.BadAnswer("The host", "it has no pool")

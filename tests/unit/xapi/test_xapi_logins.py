@@ -52,6 +52,17 @@ def test_a_logout_that_breaks_is_repeated(sim):
     assert sessions(sim) == []
 
 
+def test_logout_at_a_host_that_hangs_takes_no_longer_than_a_login(sim):
+    tuning = Tuning(login_seconds=0.3)
+    session = embedded.session(embedded.through(sim.serve()), tuning=tuning)
+    session.login()
+    sim.faults.add("session.logout", action="hang")
+    thread = threading.Thread(target=session.logout, daemon=True)
+    thread.start()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
 def test_many_threads_do_not_wait_for_each_others_failed_logins(sim):
     """Each alone gives up after its deadline and one last attempt."""
     server = sim.serve()

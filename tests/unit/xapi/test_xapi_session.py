@@ -257,6 +257,24 @@ def test_slow_change_is_repeated_where_it_would_be_seen_at_work(
         far.call("VM.start", halted, False, False)
 
 
+def test_call_waits_for_a_connection_no_longer_than_for_a_host(sim, door, halted):
+    tuning = Tuning(connections=1, retry_seconds=0.3)
+    with embedded.session(embedded.through(door), tuning=tuning) as session:
+        sim.faults.add("VM.clone", action="hang", times=-1)
+        clone = ("VM.clone", halted, "twin")
+        # As many changes as there can be at once.
+        threads = [threading.Thread(target=session.call, args=clone) for _ in range(6)]
+        with session.requests.recording() as names:
+            for thread in threads:
+                thread.start()
+            wait_until(lambda: names.count("VM.clone") == 6)
+        with pytest.raises(errors.ConnectionsBusy):
+            session.call(*clone)
+        sim.faults.clear()
+        for thread in threads:
+            thread.join(10)
+
+
 def test_host_that_falls_silent_is_listened_to_anew(sim, far, operator, monkeypatch):
     monkeypatch.setattr(session_module, "_GRACE_SECONDS", 0.2)
     monkeypatch.setattr(events, "_POLL_SECONDS", 0.2)
