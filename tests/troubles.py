@@ -48,7 +48,7 @@ FIRST = "127.0.0.4"  # our host
 
 RETRY_SECONDS = 3.0
 READ_SECONDS = 1.0
-TASK_SECONDS = 4.0
+TASK_SECONDS = 7.0  # more than it takes to notice that events were lost
 # A call may wait for its deadline, then for one last answer and for its cancelling.
 LIMIT_SECONDS = TASK_SECONDS + RETRY_SECONDS + 3 * READ_SECONDS
 

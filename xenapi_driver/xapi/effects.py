@@ -263,7 +263,10 @@ def _resized(verb: str, args: Sequence[Any], when: Snapshots) -> str | None:
 def _copied_disk(
     verb: str, args: Sequence[Any], when: Snapshots
 ) -> str | Unknown | None:
-    """A clone, copy or snapshot has its original's name and nobody plugs it yet."""
+    """A clone, copy or snapshot has its original's name and nobody plugs it yet.
+
+    That says nothing where other disks have the name, too.
+    """
     before, after = (one[VdiRecord] for one in when)
     original = after.get(args[0]) or before.get(args[0])
     if original is None:
@@ -278,6 +281,8 @@ def _copied_disk(
         and not one.vbds
         and one.managed
     ]
+    if found and len(before.named(original.name_label)) > 1:
+        return UNKNOWN  # the new one may be another call's
     return _only(found)
 
 

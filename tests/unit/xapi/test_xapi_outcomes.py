@@ -36,3 +36,13 @@ def test_what_another_call_has_made_is_not_taken_for_ones_own(session, operator,
     taken = session.made.refs()
     outcome = effects.outcome("VDI.create", args, before, after, taken)
     assert outcome is effects.NOT_DONE
+
+
+def test_a_copy_is_not_guessed_where_others_have_its_name(session, operator, disk):
+    sr = operator.call("VDI.get_SR", disk)
+    operator.call("VDI.create", vdi_record(sr, virtual_size=str(2 * MIB)))
+    wait_until(lambda: len(session.records[VdiRecord].named("disk")) == 2)
+    before = session.records
+    session.call("VDI.clone", disk, {})
+    outcome = effects.outcome("VDI.clone", (disk, {}), before, session.records)
+    assert outcome is effects.UNKNOWN
