@@ -175,6 +175,9 @@ def speaking(*parts, pause=0.0):
                 for part in parts:
                     sock.sendall(part)
                     time.sleep(pause)
+                sock.shutdown(socket.SHUT_WR)
+                while sock.recv(65536):
+                    pass
 
         thread = threading.Thread(target=answer, daemon=True)
         thread.start()
