@@ -257,11 +257,9 @@ def measure(sizes: tuple[int, ...]) -> Costs:
     ``memory`` has bytes of the records as its only number.
     """
     fixtures.prepare_nova()
-    # That the host here speaks plain HTTP is no news.
-    logging.getLogger("xenapi_driver").setLevel(logging.ERROR)
     found: Costs = {}
     for size in sizes:
-        with _big_host() as host:
+        with _big_host() as host, _quiet():
             client = Client(host.urls[0])
             bench = Bench(host, fill(client, size))
             client.close()
@@ -271,6 +269,18 @@ def measure(sizes: tuple[int, ...]) -> Costs:
         for what, cost in bench.costs.items():
             found.setdefault(what, {})[size] = cost
     return found
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Leave out that the host here speaks plain HTTP."""
+    logger = logging.getLogger("xenapi_driver")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 @contextlib.contextmanager
