@@ -78,6 +78,25 @@ class Effect:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Token:
+    """A place in the order of events.
+
+    :ivar login: who counts; another coordinator may count otherwise
+    """
+
+    text: str
+    login: str | None = dataclasses.field(repr=False)
+
+    def comes_after(self, other: Token) -> bool:
+        """Tell whether it certainly does."""
+        known = self.login is not None and self.login == other.login
+        return known and self.text > other.text
+
+
+_NOWHERE = Token("", None)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Answer:
     """What one event.from brought.
 
@@ -85,13 +104,13 @@ class Answer:
     """
 
     events: Sequence[Mapping[str, Any]]
-    token: str
+    token: Token
     counts: Mapping[str, Any]
     complete: bool
 
 
 # What the session gives us: (classes, token, seconds) to an answer.
-Poll = Callable[[Sequence[str], str, float], Answer]
+Poll = Callable[[Sequence[str], Token, float], Answer]
 
 
 class Watch:
@@ -157,7 +176,7 @@ class EventLoop:
     def __init__(
         self,
         poll: Poll,
-        inject: Callable[[Snapshot], str],
+        inject: Callable[[Snapshot], Token],
         look: Callable[[Kind, str], Any],
         kinds: Sequence[Kind],
         patience: float,
@@ -176,7 +195,7 @@ class EventLoop:
 
     def _forget(self) -> None:
         self._snapshot = Snapshot(self._kinds.values())
-        self._token = ""
+        self._token = _NOWHERE
         self._loaded = False
         self._read_all = False  # with the next event.from
         self._read_all_at = 0.0
@@ -246,7 +265,8 @@ class EventLoop:
         token = self._inject(snapshot)
         with self._news:
             while not (
-                self._polls_answered > begun or (self._token > token and not read_all)
+                self._polls_answered > begun
+                or (self._token.comes_after(token) and not read_all)
             ):
                 left = deadline - time.monotonic()
                 if left <= 0 or self._stopping.is_set():
@@ -408,7 +428,7 @@ class EventLoop:
             self._polls_begun += 1
             number = self._polls_begun
             if self._read_all:
-                self._token, self._read_all = "", False
+                self._token, self._read_all = _NOWHERE, False
             # After trouble it is to be known at once that the host is heard again.
             hurry = self._doubtful or self._trouble is not None
             seconds = _DOUBT_SECONDS if hurry else _POLL_SECONDS

@@ -41,7 +41,6 @@ LOG = logging.getLogger(__name__)
 
 _API_VERSION = "1.0"  # login's third parameter; every known XAPI ignores it
 
-_LATEST = "~"  # comes after any token
 _LOGIN = "session.login_with_password"
 # Calls that take no session reference first.
 _SESSIONLESS = frozenset({"system.listMethods", _LOGIN})
@@ -103,7 +102,6 @@ class Session:
         self._dialects = tuning.dialects
 
         self._ref: str | None = None
-        self._polled_ref: str | None = None
         self._logins = Turns()
         self._connections = Connections(
             self._new_transport, tuning.connections, tuning.retry_seconds
@@ -466,13 +464,14 @@ class Session:
         """Return the names of all calls that the host has."""
         return frozenset(self.call("system.listMethods"))
 
-    def _inject(self, snapshot: Snapshot) -> str:
+    def _inject(self, snapshot: Snapshot) -> events.Token:
         """Make the host send an event; return the token before it."""
-        record, ref = pool.only(snapshot), self._polled_ref
-        token = str(self.call("event.inject", PoolRecord.XAPI_CLASS, record.ref))
-        # Another coordinator may count its events otherwise: its tokens say
-        # nothing about those that the loop has.
-        return token if ref == self._ref else _LATEST
+        record = pool.only(snapshot)
+        while True:
+            ref = self._ref
+            text = self.call("event.inject", PoolRecord.XAPI_CLASS, record.ref)
+            if ref == self._ref:  # else nobody knows by which login it came
+                return events.Token(str(text), ref)
 
     def _look(self, kind: Kind, ref: str) -> Any:
         """Return an object's record as it is now, None when there is none."""
@@ -482,7 +481,7 @@ class Session:
             return None
 
     def _poll(
-        self, classes: Sequence[str], token: str, seconds: float
+        self, classes: Sequence[str], token: events.Token, seconds: float
     ) -> events.Answer:
         """One event.from, on a connection of its own: it blocks for long."""
         deadline = time.monotonic() + self._retry_seconds
@@ -491,18 +490,17 @@ class Session:
             ref = self._ref
             if ref is None:
                 raise errors.NotLoggedIn()
-            if ref != self._polled_ref:
-                # Another coordinator, or a toolstack that was restarted, may
-                # count its events otherwise.
-                token = ""
+            # Another coordinator, or a toolstack that was restarted, may count
+            # its events otherwise.
+            since = token.text if token.login == ref else ""
             poller = self._poller
             if poller is None:
                 poller = self._poller = self._new_transport()
             # The host answers when nothing happened, well before we give up.
             seconds = min(seconds, poller.patience / 2)
-            params = (ref, list(classes), token, float(seconds))
+            params = (ref, list(classes), since, float(seconds))
             # A host that went off says no word; only the first answer is a long one.
-            late = min(poller.patience, seconds + _GRACE_SECONDS) if token else None
+            late = min(poller.patience, seconds + _GRACE_SECONDS) if since else None
             try:
                 found = self._send(poller, "event.from", params, patience=late)
             except (errors.SessionInvalid, errors.HostIsSlave):
@@ -522,13 +520,12 @@ class Session:
             except errors.XapiError:
                 self._drop_poller()
                 raise
-            self._polled_ref = ref
             try:
                 return events.Answer(
                     events=found["events"],
-                    token=str(found["token"]),
+                    token=events.Token(str(found["token"]), ref),
                     counts=found.get("valid_ref_counts", {}),
-                    complete=not token,
+                    complete=not since,
                 )
             except (KeyError, TypeError, AttributeError) as exc:
                 raise errors.BadAnswer(poller.url, f"no events ({exc!r})") from exc
