@@ -11,7 +11,8 @@ from nova.compute import power_state
 
 from tests import builders
 from xenapi_driver.ops import power
-from xenapi_driver.xapi import vm
+from xenapi_driver.xapi import errors, vm
+from xenapi_driver.xapi.session import Session
 
 # What a host answers when the guest was quicker than the request.
 HALTED = ["VM_BAD_POWER_STATE", "OpaqueRef:vm", "running", "halted"]
@@ -146,3 +147,17 @@ def test_verbs_on_a_server_that_is_gone(rig, server):
     for verb in ("power_off", "pause", "unpause"):
         with pytest.raises(nova_exception.InstanceNotFound):
             getattr(rig.driver, verb)(server)
+
+
+def test_a_server_on_a_host_that_is_away_keeps_its_ports(rig, server):
+    """It may run on; after any other error Nova gives the ports away."""
+    away = errors.HostUnreachable("https://192.0.2.10", "no route")
+    unheard = mock.PropertyMock(side_effect=away)
+    with (
+        mock.patch.object(Session, "records", unheard),
+        pytest.raises(nova_exception.InstancePowerOffFailure, match="no route"),
+    ):
+        rig.destroy(server)
+    assert state(rig, server) == power_state.RUNNING
+    rig.destroy(server)
+    assert rig.driver.list_instances() == []

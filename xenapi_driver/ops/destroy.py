@@ -28,36 +28,36 @@ def destroy(home: Home, name: str, instance_uuid: str, disks_too: bool = True) -
     :raises exceptions.StopFailed: the VM may still run; nothing was removed
     :raises errors.XapiError: something is still there and the host will not let go
     """
-    record = vm.find_server(home.session, name, instance_uuid)
-    if record is None:
-        LOG.info("It has no VM on the host.", instance_uuid=instance_uuid)
-        disks = _orphans(home, name, instance_uuid)
-    else:
+    try:
+        record = vm.find_server(home.session, name, instance_uuid)
         # A build that broke off may have left a disk beside its VM.
         disks = _own_disks(home, record) or _orphans(home, name, instance_uuid)
-        if record.power_state != "Halted":
-            stop_hard(home, record.ref)
+        if record is not None and record.power_state != "Halted":
+            _stop_hard(home, record.ref)
+    except errors.XapiError as exc:
+        # A host that is away may run it, too: Nova must keep its ports.
+        raise exceptions.StopFailed(str(exc)) from exc
+    if record is None:
+        LOG.info("It has no VM on the host.", instance_uuid=instance_uuid)
+    else:
         vm.destroy(home.session, record.ref)
     if disks_too:
         for ref in disks:
             vdi.destroy(home.session, ref)
 
 
-def stop_hard(home: Home, ref: str) -> None:
-    """Halt the VM at once; one that is halted or gone counts as stopped.
-
-    :raises exceptions.StopFailed: it still runs, as far as we know
-    """
+def _stop_hard(home: Home, ref: str) -> None:
+    """Halt the VM at once; one that is halted or gone counts as stopped."""
     try:
         vm.hard_shutdown(home.session, ref)
     except (errors.VmBadPowerState, errors.HandleInvalid) as exc:
         LOG.debug("VM was stopped meanwhile: %s", exc)
-    except errors.XapiError as exc:
-        raise exceptions.StopFailed(str(exc)) from exc
 
 
-def _own_disks(home: Home, record: vm.VmRecord) -> list[str]:
-    """Return the VDIs that go with the VM: no volumes, no CDs."""
+def _own_disks(home: Home, record: vm.VmRecord | None) -> list[str]:
+    """Return the VDIs that go with the VM, if there is one: no volumes, no CDs."""
+    if record is None:
+        return []
     return [
         v.vdi
         for v in vbd.of_vm(home.session, record.ref)
