@@ -20,7 +20,7 @@ help:
 	@echo "make clients       other people's XenAPI clients on the embedded host"
 	@echo "make venv          $(VENV) with the project, its command and its tools"
 	@echo "make figures       the project's numbers"
-	@echo "make bench         how fast the embedded host answers, and plots of it"
+	@echo "make bench         what the driver costs a host, how fast the embedded one is"
 	@echo "make soak          ten minutes of trouble for the XAPI layer: MINUTES=10"
 	@echo "make docs          the documentation, below doc/build/html"
 	@echo "one part of the tests: make $(SUITES) pep8 mypy docs"
