@@ -220,7 +220,8 @@ class XenAPIDriver(driver.ComputeDriver):
         told, self._lifecycle = self._lifecycle, None
         if told is not None:
             told.stop()
-        session, self._session, self._home = self._session, None, None
+        session, self._session = self._session, None
+        self._home = self._spawn = None
         if session is not None:
             session.logout()
 
@@ -348,6 +349,8 @@ class XenAPIDriver(driver.ComputeDriver):
         power_on: bool = True,
         accel_info: list | None = None,
     ) -> None:
+        if self._spawn is None:
+            raise nova_exception.VirtDriverNotReady()
         volumes = driver.block_device_info_get_mapping(block_device_info)
         with _nova_errors(instance, _building):
             spawn.refuse_unsupported(instance, injected_files, volumes)

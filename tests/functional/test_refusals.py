@@ -126,6 +126,7 @@ def test_a_value_that_an_option_cannot_have(bare_rig, tmp_path):
         ("xenserver", "connection_fingerprints = 12:34", "12:34", "64 hexadecimal"),
         ("xenserver", "login_timeout = soon", "soon", "Correct it"),
         ("DEFAULT", "reserved_host_memory_mb = some", "some", "Correct it"),
+        ("DEFAULT", "host = a b", "host address", "Correct it"),
         ("xenserver", "connection_password = pa$hidden", "dollar sign", r"write \$\$"),
     ],
 )
@@ -250,6 +251,12 @@ def test_an_sr_that_is_not_plugged(bare_rig):
     sr = bare_rig.host.record("SR", pool["default_SR"])
     bare_rig.host.xenapi.PBD.unplug(sr["PBDs"][0])
     refused_start(bare_rig, f"SR {sr['uuid']} .* plugged.*: plug it", "storage")
+
+
+def test_a_pool_without_a_default_sr(bare_rig):
+    api = bare_rig.host.xenapi
+    api.pool.set_default_SR(api.pool.get_all()[0], "OpaqueRef:NULL")
+    refused_start(bare_rig, "no default SR.*: choose one with xe", "storage")
 
 
 def test_foreign_compute_vm(bare_rig):

@@ -8,6 +8,7 @@ import logging
 import pytest
 from nova import exception as nova_exception
 
+from tests import builders
 from tests.sim.clients import vbd_record, vdi_record
 from xenapi_driver.xapi import home
 
@@ -64,3 +65,25 @@ def test_an_sr_that_goes_while_the_driver_starts_is_refused(bare_rig, monkeypatc
     with pytest.raises(nova_exception.InvalidConfiguration, match="there: set sr_ma"):
         bare_rig.start()
     assert bare_rig.sim.world.db.refs("session") == before
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_driver_that_is_not_up_says_so(bare_rig, ended):
+    """For Nova that is no error of the server's, nor a host without servers."""
+    if ended:
+        bare_rig.start()
+        bare_rig.driver.cleanup_host("compute1")
+    instance = builders.instance("image")
+    driver = bare_rig.driver
+    for verb in (
+        lambda: bare_rig.spawn(instance),
+        lambda: bare_rig.destroy(instance),
+        lambda: driver.get_info(instance),
+        driver.list_instance_uuids,
+        driver.get_num_instances,
+        driver.get_available_nodes,
+        lambda: driver.get_available_resource("xcpng-01"),
+    ):
+        with pytest.raises(nova_exception.VirtDriverNotReady):
+            verb()
+    assert not driver.node_is_available("xcpng-01")

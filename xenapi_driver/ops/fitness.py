@@ -22,7 +22,10 @@ from xenapi_driver import exceptions
 LOG = logging.getLogger(__name__)
 
 # Nova's own, of [DEFAULT], that we look at.
-NOVAS_OPTIONS = ("flat_injected", "default_ephemeral_format", "reserved_host_memory_mb")
+NOVAS_OPTIONS = (
+    *("host", "flat_injected", "default_ephemeral_format"),
+    "reserved_host_memory_mb",
+)
 
 # What the expression that a value has to match does not tell at a glance.
 EXAMPLES = {

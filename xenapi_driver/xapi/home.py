@@ -15,13 +15,13 @@ FILE_BASED = ("ext", "nfs", "file", "smb", "xfs", "cephfs", "glusterfs")
 class SrNotFound(errors.Advised):
     """No SR that is plugged into our host is what ``sr_matching_filter`` says.
 
-    :param unplugged: some are, but for that
+    :param first: what to do rather than to change the option
     """
 
-    def __init__(self, seen: str, unplugged: bool = False) -> None:
-        super().__init__(seen, unplugged)
+    def __init__(self, seen: str, first: str = "") -> None:
+        super().__init__(seen, first)
         self._seen = seen
-        self._unplugged = unplugged
+        self._first = first
 
     @property
     def seen(self) -> str:
@@ -33,7 +33,7 @@ class SrNotFound(errors.Advised):
             "set sr_matching_filter to default-sr:true or to "
             "other-config:<key>=<value> of an SR that is plugged on this host"
         )
-        return f"plug it with xe pbd-plug, or {other}" if self._unplugged else other
+        return f"{self._first}, or {other}" if self._first else other
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,13 @@ def find_sr(session: Session, matching: str) -> sr.SrRecord:
         ref = session.pool.default_sr
         # It may name an SR that is gone.
         default = session.records[sr.SrRecord].get(ref or "")
-        found = [] if default is None else [default]
+        if default is None:
+            raise SrNotFound(
+                f"The pool has no default SR, which sr_matching_filter = {matching} "
+                "names",
+                first="choose one with xe pool-param-set default-SR=",
+            )
+        found = [default]
     elif criterion == "other-config" and key and value:
         found = [s for s in sr.all(session) if s.other_config.get(key) == value]
     else:
@@ -98,7 +104,7 @@ def find_sr(session: Session, matching: str) -> sr.SrRecord:
         raise SrNotFound(
             f"SR {found[0].uuid} ({found[0].name_label}), which sr_matching_filter = "
             f"{matching} names, is not plugged on this host",
-            unplugged=True,
+            first="plug it with xe pbd-plug",
         )
     raise SrNotFound(f"No SR on this host matches sr_matching_filter = {matching}")
 
