@@ -359,6 +359,17 @@ def _connect(session: Session, _prepared: Any) -> str:
     return session.host.address
 
 
+def _plugin_task(session: Session, _prepared: Any) -> str:
+    return str(
+        session.task(
+            "Async.host.call_plugin",
+            *(session.host_ref, plugins.VERSION_PLUGIN, "get_version"),
+            {"request": "{}"},
+            timeout=TASK_SECONDS,
+        )
+    )
+
+
 SCENES = (
     Scene(
         "connect",
@@ -415,7 +426,7 @@ SCENES = (
           lambda _o, _p, value: value.count(".") >= 1,
           "host.call_plugin", findable=False),
     Scene("a plugin as a task", lambda o: None,
-          lambda s, _p: plugins.call(s, plugins.VERSION_PLUGIN, "get_version", {}),
+          _plugin_task,
           lambda _o, _p, value: "version" in value,
           "host.call_plugin", findable=False),
 )  # fmt: skip
