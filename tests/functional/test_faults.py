@@ -34,8 +34,10 @@ def test_a_build_survives_trouble_at_any_call(rig, name):
     assert len(broken) >= 10
     for one in broken:
         assert one.after == one.before, f"left over after {one.method} ({one.number})"
-    failed = [f"{one.method} ({one.number})" for one in broken if one.failed]
-    assert failed == []
+    # A toolstack that was restarted has forgotten what it was doing, so that of a
+    # clone nobody can tell whether it was begun: such a build is undone.
+    unknown = {"VDI.clone"} if name == "restart" else set()
+    assert {one.method for one in broken if one.failed} <= unknown
     assert rig.driver.get_info(bystander).state == 1
 
 

@@ -96,6 +96,14 @@ def repeatable(method: str) -> bool:
     return reads(method) or _REPEATABLE.match(method) is not None
 
 
+def guarded(method: str) -> bool:
+    """Tell whether the host refuses a call whose work is done already."""
+    xapi_class, _, verb = method.partition(".")
+    if xapi_class == "VM":
+        return verb in _POWER
+    return verb in _ATTACHED or verb == "destroy" or method == "VDI.resize"
+
+
 def at_once(method: str) -> bool:
     """Tell whether a call that has begun is over, too."""
     return _AT_ONCE.match(method) is not None

@@ -26,6 +26,8 @@ LOG = logging.getLogger(__name__)
 
 ASYNC = "Async."
 _SOON = 0.2  # seconds between two looks at the tables
+# How long work may go on below a toolstack that was restarted and forgot it.
+_FORGOTTEN_SECONDS = 5.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,22 +140,28 @@ def _done(sent: Sent, value: str) -> Done:
     return Done(value)
 
 
-def shown_later(session: Labels, sent: Sent, deadline: float) -> Done:
+def shown_later(session: Labels, sent: Sent, deadline: float) -> Done | None:
     """Return what became of a call whose toolstack was restarted meanwhile.
 
     It has forgotten its tasks, so that none means nothing, and the work of one may
-    go on below it: it is waited for until it shows.
+    go on below it: that it shows is waited for. Then a call that the host would
+    refuse a second time may be sent again: None.
 
     :raises AlreadyDone: see there
     :raises errors.OutcomeUnknown: it does not show
     :raises errors.XapiError: the host was not heard
     """
     before = sent.before
+    deadline = min(deadline, time.monotonic() + _FORGOTTEN_SECONDS)
     while before is not None:
         found = _outcome(session, sent, before, session.events.snapshot())
         if isinstance(found, str):
             return _done(sent, found)
-        if found is not effects.NOT_DONE or time.monotonic() > deadline:
+        if found is not effects.NOT_DONE:
+            break
+        if time.monotonic() > deadline:
+            if effects.guarded(sent.work):
+                return None
             break
         time.sleep(_SOON)
     raise errors.OutcomeUnknown(sent.method)
