@@ -28,6 +28,7 @@ ASYNC = "Async."
 _SOON = 0.2  # seconds between two looks at the tables
 # How long work may go on below a toolstack that was restarted and forgot it.
 _FORGOTTEN_SECONDS = 5.0
+_AGAIN_SECONDS = 2.0  # what must be left for sending it again
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,15 +153,16 @@ def shown_later(session: Labels, sent: Sent, deadline: float) -> Done | None:
     :raises errors.XapiError: the host was not heard
     """
     before = sent.before
-    deadline = min(deadline, time.monotonic() + _FORGOTTEN_SECONDS)
+    shown = min(deadline, time.monotonic() + _FORGOTTEN_SECONDS)
     while before is not None:
         found = _outcome(session, sent, before, session.events.snapshot())
         if isinstance(found, str):
             return _done(sent, found)
         if found is not effects.NOT_DONE:
             break
-        if time.monotonic() > deadline:
-            if effects.guarded(sent.work):
+        if time.monotonic() > shown:
+            in_time = time.monotonic() + _AGAIN_SECONDS < deadline
+            if effects.guarded(sent.work) and in_time:
                 return None
             break
         time.sleep(_SOON)
