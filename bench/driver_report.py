@@ -71,7 +71,7 @@ def plot(found: Costs, folder: pathlib.Path) -> list[pathlib.Path]:
         list(RETIRED), list(RETIRED.values()), "k--", marker="x",
         label="the retired driver, a minute",
     )  # fmt: skip
-    requests.set(xscale="log", xlabel="servers", ylabel="requests", ylim=(-0.3, None))
+    requests.set(xscale="log", xlabel="servers", ylabel="requests", ylim=(-0.3, 3e4))
     requests.set_yscale("symlog", linthresh=10)
     for what, marker in ((READ_ALL, "o"), (INIT_HOST, "s"), (POWER_SYNC, "^")):
         for latency, style in ((0, "-"), (20, ":")):
