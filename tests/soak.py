@@ -37,6 +37,11 @@ EVERY = (1.0, 4.0)  # seconds between two troubles
 TRUTHS = (errors.OutcomeUnknown, errors.TaskLost)
 
 
+def _struck_inside(exc: errors.XapiError) -> bool:
+    """Tell whether a rule struck the work of a task, which then failed by it."""
+    return isinstance(exc, errors.SessionInvalid) or "cut the connection" in str(exc)
+
+
 class Soak:
     """The pool, our session, and everybody who is busy there.
 
@@ -84,9 +89,8 @@ class Soak:
             except TRUTHS as exc:
                 self.count(f"ended as {type(exc).__name__}")
             except errors.XapiError as exc:
-                if isinstance(exc, errors.SessionInvalid) and work == self._tasker:
-                    # The host's rule may strike the work of a task.
-                    self.count("tasks whose session ended")
+                if work == self._tasker and _struck_inside(exc):
+                    self.count("tasks that failed by trouble inside the host")
                     continue
                 self.wrong.append(repr(exc))
             except (ConnectionError, Refused):
