@@ -311,7 +311,8 @@ class XenAPIDriver(driver.ComputeDriver):
     # Queries
 
     def get_info(self, instance: Any, use_cache: bool = True) -> hardware.InstanceInfo:
-        with _nova_errors(instance):
+        # Whatever keeps the host from being asked: the server is not gone for that.
+        with _nova_errors(instance, nova_exception.HypervisorUnavailable):
             record = power.find(self.home, instance.name, instance.uuid)
         return hardware.InstanceInfo(
             state=POWER_STATES[record.power_state],

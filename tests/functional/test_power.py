@@ -10,6 +10,7 @@ from nova import exception as nova_exception
 from nova.compute import power_state
 
 from tests import builders
+from tests.sim.clients import wait_until
 from xenapi_driver.ops import power
 from xenapi_driver.xapi import errors, vm
 from xenapi_driver.xapi.session import Session
@@ -161,3 +162,24 @@ def test_a_server_on_a_host_that_is_away_keeps_its_ports(rig, server):
     assert state(rig, server) == power_state.RUNNING
     rig.destroy(server)
     assert rig.driver.list_instances() == []
+
+
+def test_a_host_that_cannot_be_asked_has_lost_no_server(rig, server, monkeypatch):
+    """Nova takes InstanceNotFound for the truth, and SHUTDOWN for a reason to stop."""
+    session = rig.driver.home.session
+    monkeypatch.setattr(session.events, "_patience", 0.2)
+    rig.sim.faults.add("event.from", ["INTERNAL_ERROR", "a fault"], times=-1)
+    rig.host.call("VM.pause", rig.host.records("VM", name_label=server.name)[0]["uuid"])
+
+    def unavailable() -> bool:
+        try:
+            rig.driver.get_info(server)
+        except nova_exception.HypervisorUnavailable:
+            return True
+        return False
+
+    wait_until(unavailable)
+    with pytest.raises(nova_exception.HypervisorUnavailable):
+        rig.driver.list_instance_uuids()
+    rig.sim.faults.clear()
+    wait_until(lambda: not unavailable(), 10)

@@ -505,19 +505,20 @@ class EventLoop:
         :raises errors.BadAnswer: a record lacks what every host has
         """
         found: dict[Kind, dict[str, Any]] = {kind: {} for kind in self._kinds.values()}
-        for event in answer.events:
-            kind = self._kinds.get(str(event["class"]).lower())
-            if kind is None:
-                continue
-            ref = event["ref"]
-            if event["operation"] == "del":
-                found[kind][ref] = None
-                continue
-            try:
-                found[kind][ref] = kind.from_xapi(ref, event["snapshot"])
-            except (KeyError, TypeError, ValueError) as exc:
-                reason = f"a {kind.XAPI_CLASS} record is not usable: {exc!r}"
-                raise errors.BadAnswer("The host", reason) from exc
+        what = "an event"
+        try:
+            for event in answer.events:
+                what = f"a {event['class']} record"
+                kind = self._kinds.get(str(event["class"]).lower())
+                if kind is None:
+                    continue
+                ref = event["ref"]
+                gone = event["operation"] == "del"
+                record = None if gone else kind.from_xapi(ref, event["snapshot"])
+                found[kind][ref] = record
+        except (KeyError, TypeError, ValueError) as exc:
+            reason = f"{what} is not usable: {exc!r}"
+            raise errors.BadAnswer("The host", reason) from exc
         return found
 
     def _check_counts(self, answer: Answer) -> None:

@@ -456,3 +456,22 @@ def test_thread_ends_with_the_session(sim, wire):
         assert session.events.running
     assert not session.events.running
     wait_until(lambda: set(threading.enumerate()) <= before)
+
+
+def test_event_that_makes_no_sense_ends_nothing():
+    told = [[{"nonsense": 1}], [{"class": "vm", "ref": "x", "operation": "add"}]]
+
+    def poll(_classes, _token, seconds):
+        if not told:
+            time.sleep(seconds / 100)
+        found = told.pop(0) if told else []
+        return events.Answer(found, events.Token("1", "login"), {}, complete=True)
+
+    loop = events.EventLoop(poll, None, None, [VmRecord], 10.0)
+    try:
+        assert dict(loop.snapshot()[VmRecord]) == {}
+        assert told == []
+    finally:
+        loop.stop()
+        loop.join()
+    assert not loop.running

@@ -16,7 +16,6 @@ def disk(sim, operator):
     return operator.call("VDI.create", vdi_record(sr, virtual_size=str(2 * MIB)))
 
 
-
 def test_an_original_is_not_taken_for_its_copy(session, disk):
     before = session.records.changed({VdiRecord: {disk: None}})
     wait_until(lambda: disk in session.records[VdiRecord])

@@ -20,7 +20,6 @@ def disk(sim, operator):
     return operator.call("VDI.create", vdi_record(sr, virtual_size=str(2 * MIB)))
 
 
-
 @pytest.mark.parametrize("name", ["virtual_disk", "disk"])
 @pytest.mark.parametrize("field", ["name_label", "name_description"])
 def test_setting_a_field_costs_one_request(session, disk, field, name):
@@ -58,7 +57,6 @@ def test_what_a_call_left_that_failed_is_seen_by_all_readers(sim, session, disk)
     for thread in threads:
         thread.join(10)
     assert names == ["new"] * 3
-
 
 
 def test_a_task_that_came_and_went_unseen_is_gone(sim):
