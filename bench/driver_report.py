@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-import importlib
+import functools
 import pathlib
+from typing import Any
 
 from bench.driver import (
     CONNECT,
@@ -16,7 +17,7 @@ from bench.driver import (
     Cost,
     Costs,
 )
-from bench.report import aligned, duration
+from bench.report import aligned, drawn, duration
 
 _WORK = (CONNECT, READ_ALL, INIT_HOST, POWER_SYNC, RESOURCES, LIST)
 
@@ -52,12 +53,10 @@ def _received(cost: Cost) -> str:
 
 def plot(found: Costs, folder: pathlib.Path) -> list[pathlib.Path]:
     """Draw requests and times against servers; no files without matplotlib."""
-    try:
-        matplotlib = importlib.import_module("matplotlib")
-    except ImportError:
-        return []
-    matplotlib.use("svg")
-    pyplot = importlib.import_module("matplotlib.pyplot")
+    return drawn("bench-driver", folder, functools.partial(_figure, found))
+
+
+def _figure(found: Costs, pyplot: Any) -> Any:
     figure, (requests, times) = pyplot.subplots(
         1, 2, figsize=(11, 4.5), layout="constrained"
     )
@@ -85,9 +84,4 @@ def plot(found: Costs, folder: pathlib.Path) -> list[pathlib.Path]:
     for axes in (requests, times):
         axes.grid(True, which="major", alpha=0.4)
         axes.legend(fontsize="small")
-    folder.mkdir(parents=True, exist_ok=True)
-    files = [folder / f"bench-driver.{suffix}" for suffix in ("svg", "png")]
-    for file in files:
-        figure.savefig(file)
-    pyplot.close(figure)
-    return files
+    return figure

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from bench.simulator import IDLE, Measures
 
@@ -65,14 +67,34 @@ def as_json(found: Measures) -> str:
 _MARKERS = "osv"
 
 
-def plot(found: Measures, folder: pathlib.Path) -> list[pathlib.Path]:
-    """Draw time against the number of VMs; no files without matplotlib."""
+def drawn(
+    name: str, folder: pathlib.Path, draw: Callable[[Any], Any]
+) -> list[pathlib.Path]:
+    """Write a picture's files and return them; none without matplotlib.
+
+    :param draw: takes ``matplotlib.pyplot`` and returns the figure
+    """
     try:
         matplotlib = importlib.import_module("matplotlib")
     except ImportError:
         return []
     matplotlib.use("svg")
     pyplot = importlib.import_module("matplotlib.pyplot")
+    figure = draw(pyplot)
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [folder / f"{name}.{suffix}" for suffix in ("svg", "png")]
+    for file in files:
+        figure.savefig(file)
+    pyplot.close(figure)
+    return files
+
+
+def plot(found: Measures, folder: pathlib.Path) -> list[pathlib.Path]:
+    """Draw time against the number of VMs; no files without matplotlib."""
+    return drawn("bench-simulator", folder, functools.partial(_figure, found))
+
+
+def _figure(found: Measures, pyplot: Any) -> Any:
     figure, axes = pyplot.subplots(figsize=(9, 6), layout="constrained")
     # The slowest first, as they stand in the picture; no two lines look alike.
     lines = [(what, times) for what, times in found.items() if what != IDLE]
@@ -85,9 +107,4 @@ def plot(found: Measures, folder: pathlib.Path) -> list[pathlib.Path]:
     axes.set(xscale="log", yscale="log", xlabel="VMs", ylabel="ms")
     axes.grid(True, which="major", alpha=0.4)
     axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
-    folder.mkdir(parents=True, exist_ok=True)
-    files = [folder / f"bench-simulator.{suffix}" for suffix in ("svg", "png")]
-    for file in files:
-        figure.savefig(file)
-    pyplot.close(figure)
-    return files
+    return figure

@@ -4,14 +4,6 @@
 import pytest
 
 from tests import embedded
-from xenapi_driver.sim import Simulator
-
-
-@pytest.fixture
-def sim(tmp_path):
-    simulator = Simulator(tmp_path / "host")
-    yield simulator
-    simulator.close()
 
 
 @pytest.fixture

@@ -5,14 +5,7 @@ import pytest
 
 from tests import embedded
 from tests.sim.clients import XmlClient
-from xenapi_driver.sim import Simulator
-
-
-@pytest.fixture
-def sim(tmp_path):
-    simulator = Simulator(tmp_path / "host")
-    yield simulator
-    simulator.close()
+from tests.unit.xapi import embedded as networked
 
 
 @pytest.fixture
@@ -31,3 +24,11 @@ def session(wire):
 def operator(sim):
     """Somebody else on the same host, with a session of his own."""
     return XmlClient(sim.handle)
+
+
+@pytest.fixture(params=["http", "https"])
+def place(request, tmp_path):
+    """A host, and a session that reaches it over the network."""
+    secured = request.param == "https"
+    with networked.host(tmp_path, tls=secured) as (sim, session):
+        yield sim, session

@@ -14,12 +14,6 @@ from xenapi_driver.xapi import console, errors
 CONNECT = "CONNECT /console"
 
 
-@pytest.fixture(params=["http", "https"])
-def place(request, tmp_path):
-    with embedded.host(tmp_path, tls=request.param == "https") as (sim, session):
-        yield sim, session
-
-
 @pytest.fixture
 def sim(place):
     return place[0]

@@ -17,16 +17,6 @@ NOWHERE = "00000000-0000-0000-0000-000000000001"
 ASKED = "GET /rrd_updates"
 
 
-@pytest.fixture(params=["http", "https"])
-def place(request, tmp_path):
-    with embedded.host(tmp_path, tls=request.param == "https") as (sim, session):
-        # A host that has just started has measured nothing yet.
-        old = str(time.time() - 3000)
-        session.call("host.remove_from_other_config", session.host_ref, "boot_time")
-        session.call("host.add_to_other_config", session.host_ref, "boot_time", old)
-        yield sim, session
-
-
 @pytest.fixture
 def sim(place):
     return place[0]
@@ -34,7 +24,12 @@ def sim(place):
 
 @pytest.fixture
 def session(place):
-    return place[1]
+    session = place[1]
+    # A host that has just started has measured nothing yet.
+    old = str(time.time() - 3000)
+    session.call("host.remove_from_other_config", session.host_ref, "boot_time")
+    session.call("host.add_to_other_config", session.host_ref, "boot_time", old)
+    return session
 
 
 @pytest.fixture

@@ -31,12 +31,6 @@ class Interrupted(BaseException):
     """As the end of a greenlet, this is no Exception."""
 
 
-@pytest.fixture(params=["http", "https"])
-def place(request, tmp_path):
-    with embedded.host(tmp_path, tls=request.param == "https") as (sim, session):
-        yield sim, session
-
-
 @pytest.fixture
 def sim(place):
     return place[0]
