@@ -86,12 +86,15 @@ def test_pax_headers_are_read(host, fetch):
 def test_the_checksum_is_of_the_data_as_it_travels(host, fetch, algorithm):
     image = archives.image([VhdFile(fill=1)])
     value = hashlib.new(algorithm, image).hexdigest()
-    fetch(Answer(image), checksum={"algo": algorithm, "value": value.upper()})
+    said = fetch(Answer(image), checksum={"algo": algorithm, "value": value.upper()})
+    assert chain_reader.first_bytes(leaf(host, said)) == [1]
 
 
-def test_an_etag_that_is_no_md5_is_no_checksum(fetch):
+def test_an_etag_that_is_no_md5_is_no_checksum(host, fetch):
     image = archives.image([VhdFile(fill=1)])
-    fetch(Answer(image, headers={"ETag": '"d41d8cd98f00b204e9800998ecf8427e-3"'}))
+    etag = {"ETag": '"d41d8cd98f00b204e9800998ecf8427e-3"'}
+    said = fetch(Answer(image, headers=etag))
+    assert chain_reader.first_bytes(leaf(host, said)) == [1]
 
 
 def test_headers_travel_and_an_own_range_does_not(fetch, images):
