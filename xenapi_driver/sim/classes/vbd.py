@@ -8,10 +8,8 @@ from xenapi_driver.sim.failure import Failure
 from xenapi_driver.sim.messages import Call, computed, message
 from xenapi_driver.sim.registry import Registry, Row
 from xenapi_driver.sim.schema import NULL
-from xenapi_driver.sim.storage import disks
-from xenapi_driver.sim.storage.block_devices import DeviceBusy, NoBlockDevices
+from xenapi_driver.sim.storage import disks, shown_disks
 from xenapi_driver.sim.vms import states
-from xenapi_driver.sim.world import World
 
 MAX_DEVICES = 255
 _NAME = re.compile(r"(?:xvd|hd|sd)([a-z]{1,2})\Z")
@@ -69,7 +67,7 @@ def _medium_refusal(ref: str, row: Row, vm: Row) -> dict[str, Failure | None]:
 
 
 def _plug_refusal(db: Registry, ref: str, row: Row, operation: str) -> Failure | None:
-    """Return why a drive of a running guest is not plugged or unplugged."""
+    """Return why a drive of a running guest is not plugged or unshown_disks."""
     if row["currently_attached"] and operation == "plug":
         return Failure("DEVICE_ALREADY_ATTACHED", ref)
     if not row["currently_attached"] and operation != "plug":
@@ -138,7 +136,7 @@ def get_allowed_devices(call: Call, vm: str) -> list[str]:
 
 @message("VBD.create")
 def create(call: Call, record: dict[str, Any]) -> str:
-    """Make a drive; it is not plugged."""
+    """Make a drive; it is not shown_disks."""
     db = call.db
     db.row("VM", record["VM"])
     if record["type"] == "CD" and record["mode"] == "RW":
@@ -182,7 +180,7 @@ def _position(call: Call, vm: str, userdevice: str) -> str:
 
 @message("VBD.destroy")
 def destroy(call: Call, ref: str) -> None:
-    """Remove a drive that is not plugged."""
+    """Remove a drive that is not shown_disks."""
     row = call.db.row("VBD", ref)
     if row["currently_attached"]:
         vm = call.db.row("VM", row["VM"])["uuid"]
@@ -216,71 +214,9 @@ def plug(call: Call, ref: str) -> None:
     row = _require(call, ref, "plug")
     assert_not_in_use(db, ref, row)
     _require_sr(call, row, db.row("VM", row["VM"])["resident_on"])
-    device = device_name(row["userdevice"])
-    _show_device(call.world, row, device)
+    device = shown_disks.device_of(call.world, row, device_name(row["userdevice"]))
+    shown_disks.show(call.world, row, device)
     db.update("VBD", ref, currently_attached=True, device=device)
-
-
-def _show_device(world: World, row: Row, device: str) -> None:
-    """Make the disk a block device of this machine, which is the compute VM.
-
-    :raises Failure: SR_BACKEND_FAILURE_46, as when an SR cannot attach a disk
-    """
-    links = world.behaviour.block_device_dir
-    if links is None or row["VM"] != world.compute_vm or row["empty"]:
-        return
-    vdi = world.db.row("VDI", row["VDI"])
-    disk = disks.store_of(world, vdi["SR"]).path_of(vdi["location"])
-    with disks.backend_errors():
-        world.dom0.attach_block(disk, device, links, row["mode"] == "RO")
-
-
-def take_up_devices(world: World) -> None:
-    """Show the disks of the compute VM again after a restart of the simulation.
-
-    One that cannot be shown is unplugged, as after a crash of its storage.
-    """
-    links, db = world.behaviour.block_device_dir, world.db
-    if links is not None and db.exists("VM", world.compute_vm):
-        for ref in db.row("VM", world.compute_vm)["VBDs"]:
-            row = db.row("VBD", ref)
-            if not row["currently_attached"] or row["empty"] or row["type"] == "CD":
-                continue
-            vdi = db.row("VDI", row["VDI"])
-            disk = disks.store_of(world, vdi["SR"]).path_of(vdi["location"])
-            read_only = row["mode"] == "RO"
-            try:
-                world.dom0.take_up_block(disk, row["device"], links, read_only)
-            except NoBlockDevices:
-                db.update("VBD", ref, currently_attached=False)
-    world.dom0.clear_blocks(links)
-
-
-def hide_device(world: World, ref: str, force: bool) -> None:
-    """Take the block device away, if there is one; its writes reach the disk.
-
-    :param force: also while somebody uses it
-    :raises Failure: DEVICE_DETACH_REJECTED, and nothing has changed;
-        SR_BACKEND_FAILURE_46, the device is gone and what was written is lost
-    """
-    row = world.db.row("VBD", ref)
-    here = row["VM"] == world.compute_vm and not row["empty"]
-    if not here or not world.dom0.has_block(row["device"]):
-        return
-    try:
-        with disks.backend_errors():
-            _detach(world, ref, row["device"], force)
-    finally:
-        gone = not world.dom0.has_block(row["device"])
-        world.db.update("VBD", ref, currently_attached=not gone)
-
-
-def _detach(world: World, ref: str, device: str, force: bool) -> None:
-    try:
-        world.dom0.detach_block(device, force)
-    except DeviceBusy as error:
-        code = "DEVICE_DETACH_REJECTED"
-        raise Failure(code, "VBD", ref, str(error)) from error
 
 
 def _require_sr(call: Call, row: Row, host: str) -> None:
@@ -297,7 +233,7 @@ def unplug(call: Call, ref: str) -> None:
     """Take off the running guest."""
     forced = call.method != "VBD.unplug"
     _require(call, ref, "unplug_force" if forced else "unplug")
-    hide_device(call.world, ref, force=forced)
+    shown_disks.hide(call.world, ref, force=forced)
     call.db.update("VBD", ref, currently_attached=False)
 
 

@@ -10,7 +10,7 @@ from xenapi_driver.sim.failure import Failure
 from xenapi_driver.sim.messages import Call, computed, message
 from xenapi_driver.sim.registry import Registry, Row
 from xenapi_driver.sim.schema import NULL
-from xenapi_driver.sim.storage import cbt, disks, sr_kinds
+from xenapi_driver.sim.storage import cbt, disks, shown_disks, sr_kinds
 from xenapi_driver.sim.storage.vhd_store import SrStore
 from xenapi_driver.sim.world import now
 
@@ -143,7 +143,7 @@ def _derive(call: Call, source: str, extra: dict[str, Any]) -> str:
     store = disks.vhds_of(world, row["SR"])
     leaf, parent = db.new_uuid(), db.new_uuid()
     with disks.backend_errors("SR_BACKEND_FAILURE_81"):
-        world.dom0.sync_block(store.path_of(row["location"]))
+        shown_disks.sync(world, store.path_of(row["location"]))
         world.before_making(store.path_of(leaf))
         base = store.clone(row["location"], leaf, parent)
     ref = db.create(

@@ -8,7 +8,7 @@ from xenapi_driver.sim.failure import Failure
 from xenapi_driver.sim.messages import HANDLERS, Call
 from xenapi_driver.sim.registry import Registry, Row
 from xenapi_driver.sim.schema import NULL
-from xenapi_driver.sim.storage import disks
+from xenapi_driver.sim.storage import disks, shown_disks
 from xenapi_driver.sim.vms import guests
 from xenapi_driver.sim.world import World
 
@@ -168,7 +168,7 @@ def send_disk(call: Call, old: str, there: World, sr: str) -> str:
     uuid = there.db.new_uuid()
     where = target.location(uuid)
     with disks.backend_errors():
-        call.world.dom0.sync_block(source.path_of(row["location"]))
+        shown_disks.sync(call.world, source.path_of(row["location"]))
         disks.stage_copy(source, row["location"], target, where)
     try:
         # Together, or a scan in between makes a second VDI of the new file.

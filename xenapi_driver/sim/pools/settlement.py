@@ -8,6 +8,7 @@ from xenapi_driver.sim.failure import Failure
 from xenapi_driver.sim.pools.machines import Machines
 from xenapi_driver.sim.registry import Registry, Row
 from xenapi_driver.sim.schema import NULL, Type
+from xenapi_driver.sim.storage import shown_disks
 from xenapi_driver.sim.storage.sr_kinds import Store
 from xenapi_driver.sim.vms import guests
 from xenapi_driver.sim.world import World
@@ -44,8 +45,13 @@ def bury_guests(world: World, host: str) -> None:
     """Write down as halted what ran on a host."""
     with world.db.changed:
         for vm in list(world.db.row("host", host)["resident_VMs"]):
-            if not world.db.row("VM", vm)["is_control_domain"]:
+            row = world.db.row("VM", vm)
+            if not row["is_control_domain"]:
                 guests.stop(world, vm)
+                continue
+            for vbd in row["VBDs"]:
+                shown_disks.hide(world, vbd, force=True)
+                world.db.update("VBD", vbd, currently_attached=False)
 
 
 # joining

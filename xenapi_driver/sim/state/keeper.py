@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from xenapi_driver.sim.classes import vbd
 from xenapi_driver.sim.dom0 import Dom0
 from xenapi_driver.sim.doors.wire import Timestamp
 from xenapi_driver.sim.failure import Failure
@@ -23,7 +22,7 @@ from xenapi_driver.sim.pools.machines import Machine, Machines
 from xenapi_driver.sim.registry import Registry, Row, Stamp
 from xenapi_driver.sim.schema import Type
 from xenapi_driver.sim.state.ledger import NO_POOL, Change, Ledger, Stored
-from xenapi_driver.sim.storage import disks, sr_kinds
+from xenapi_driver.sim.storage import disks, shown_disks, sr_kinds
 from xenapi_driver.sim.vms import guest_agent
 from xenapi_driver.sim.world import World
 
@@ -375,7 +374,7 @@ def _settle(world: World) -> None:
                     disks.scan(world, sr)
                 scanned.append(sr)
         # What devices held reaches the disks before the collector moves these.
-        vbd.take_up_devices(world)
+        shown_disks.take_up(world)
         for sr in scanned:
             world.collect(sr)
         for vm, row in db.rows("VM"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""VHDs as real block devices, for disks that are plugged into the compute VM.
+"""VHDs as real block devices, for disks that are plugged into the compute VM or dom0.
 
 A disk is written out flat to a raw file, a loop device stands on that, and what
 changed is written back into the VHD when the device goes. Needs root.
@@ -185,6 +185,15 @@ def _set_up(disk: Path, raw: Path, link: Path, read_only: bool) -> _Attached:
         link.symlink_to(loop)
         undo.pop_all()
     return _Attached(disk, raw, raw.stat().st_ino, loop, link)
+
+
+def available() -> bool:
+    """Return whether this user of this machine can have block devices."""
+    try:
+        _require_loops()
+    except NoBlockDevices:
+        return False
+    return True
 
 
 def _require_loops() -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import threading
 
 from xenapi_driver.sim.failure import Failure
-from xenapi_driver.sim.storage import coalesce, disks
+from xenapi_driver.sim.storage import coalesce, disks, shown_disks
 from xenapi_driver.sim.storage.vhd_store import Broken, SrStore
 from xenapi_driver.sim.world import World
 
@@ -102,7 +102,6 @@ class Collector:
                 return True
             if row["on_boot"] == "reset":
                 return True
-            devices = [world.db.row("VBD", vbd)["device"] for vbd in row["VBDs"]]
-            if any(world.dom0.has_block(device) for device in devices if device):
+            if any(shown_disks.is_shown(world, vbd) for vbd in row["VBDs"]):
                 return True
         return False

@@ -19,6 +19,7 @@ from xenapi_driver.sim.storage import (
     disks,
     qcow2_reader,
     qcow2_stream,
+    shown_disks,
     vhd,
     vhd_stream,
 )
@@ -97,7 +98,7 @@ def place_of(call: Call, vdi: str) -> Place:
         row = call.db.row("VDI", vdi)
         store = disks.store_of(call.world, row["SR"])
         with disks.backend_errors():
-            call.world.dom0.sync_block(store.path_of(row["location"]))
+            shown_disks.sync(call.world, store.path_of(row["location"]))
         return Place(store, row["location"], row["uuid"])
 
 

@@ -9,7 +9,7 @@ from xenapi_driver.sim.failure import Failure
 from xenapi_driver.sim.pools import forwarding
 from xenapi_driver.sim.registry import Registry, Row
 from xenapi_driver.sim.schema import NULL
-from xenapi_driver.sim.storage import disks
+from xenapi_driver.sim.storage import disks, shown_disks
 from xenapi_driver.sim.vms import guest_agent, guest_store, history, memory
 from xenapi_driver.sim.world import World, now
 
@@ -314,7 +314,7 @@ def stop(world: World, vm: str, state: str = "Halted") -> None:
     # The devices of a suspended guest stay reserved for it.
     kept = state == "Suspended"
     for ref in row["VBDs"]:
-        vbd.hide_device(world, ref, force=True)
+        shown_disks.hide(world, ref, force=True)
     for cls, name in (("VBD", "VBDs"), ("VIF", "VIFs")):
         for ref in row[name]:
             db.update(cls, ref, currently_attached=kept)
