@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fixtures: the scratch host under each Python, image servers, requests."""
 
+import contextlib
 import sys
 import uuid
 
@@ -12,18 +13,29 @@ from tests.dom0 import image_server, interpreters, scratch_host
 sys.path.insert(0, str(scratch_host.PLUGINS))
 
 
-@pytest.fixture(params=["dom0-python3.6", "current-python"])
+@pytest.fixture(params=["3.6", "3.12", "current"])
 def host(request, tmp_path):
-    """A scratch dom0 whose plugins run under a dom0's Python, then under ours."""
-    python = interpreters.CURRENT
-    if request.param == "dom0-python3.6":
-        python = interpreters.DOM0_PYTHON
-        if python is None:
-            message = "NO PYTHON 3.6 HERE: the dom0 plugins run under another one only"
-            if interpreters.REQUIRED:
-                pytest.fail(message)
-            pytest.skip(message)
-    return scratch_host.ScratchHost(tmp_path / "dom0", python)
+    """A host whose plugins run under a dom0's Python, a newer one, then under ours."""
+    with made(tmp_path, request.param) as one:
+        yield one
+
+
+@pytest.fixture
+def old_host(tmp_path):
+    """The same under a dom0's Python alone, for what no interpreter changes."""
+    with made(tmp_path, "3.6") as one:
+        yield one
+
+
+@contextlib.contextmanager
+def made(folder, version):
+    """A host in ``folder`` for the length of a ``with``."""
+    python = interpreters.wanted(version)
+    one = scratch_host.ScratchHost(folder / "host", python)
+    try:
+        yield one
+    finally:
+        one.close()
 
 
 @pytest.fixture

@@ -1,23 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which Pythons the plugins are run under: a dom0's 3.6, and the current one."""
+"""Which Pythons the plugins are run under: a dom0's 3.6, a newer one, the current."""
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 REQUIRED = os.environ.get("REQUIRE_DOM0_PYTHON") == "1"
+CURRENT = sys.executable
 
 
-def dom0_python() -> str | None:
-    """Return the path of a Python 3.6, None where this machine has none."""
+def find(version: str) -> str | None:
+    """Return the path of a Python such as 3.6, None where this machine has none."""
     candidates = []
-    on_path = shutil.which("python3.6")
+    on_path = shutil.which(f"python{version}")
     if on_path:
         candidates.append(on_path)
     pyenv = os.environ.get("PYENV_ROOT") or str(Path.home() / ".pyenv")
-    installed = sorted(Path(pyenv).glob("versions/3.6.*/bin/python3.6"), reverse=True)
-    candidates.extend(str(path) for path in installed)
+    found = Path(pyenv).glob(f"versions/{version}.*/bin/python{version}")
+    candidates.extend(str(path) for path in sorted(found, reverse=True))
     for candidate in candidates:
         # A pyenv shim is there but does not start unless its version is selected.
         said = subprocess.run([candidate, "-c", "import ssl"], capture_output=True)
@@ -26,5 +29,15 @@ def dom0_python() -> str | None:
     return None
 
 
-DOM0_PYTHON = dom0_python()
-CURRENT = sys.executable
+FOUND = {"3.6": find("3.6"), "3.12": find("3.12"), "current": CURRENT}
+
+
+def wanted(version: str) -> str:
+    """Return the interpreter of a test's host; skip or fail where it is missing."""
+    python = FOUND[version]
+    if python is None:
+        message = f"NO PYTHON {version} HERE: the dom0 plugins run under others only"
+        if REQUIRED:
+            pytest.fail(message)
+        pytest.skip(message)
+    return python

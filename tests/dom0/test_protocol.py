@@ -42,7 +42,7 @@ def test_a_plugin_is_executable_and_names_python_3(path):
 
 def test_the_version_is_told(host):
     said = host.call("dom0_plugin_version", "get_version", {})
-    assert said["version"] == "3.0"
+    assert said["version"] == "3.1"
     assert "glance.download_vhd" in said["features"]
 
 
@@ -123,7 +123,7 @@ def test_a_defect_is_told_as_the_hosts_own_library_tells_it(host, tmp_path):
 
 def test_a_call_without_a_struct_of_arguments_is_refused(host):
     process = host.start(
-        "glance", xmlrpc.client.dumps((scratch_host.SESSION,), "download_vhd")
+        "glance", xmlrpc.client.dumps(("OpaqueRef:session",), "download_vhd")
     )
     out, _err = process.communicate(timeout=60)
     with pytest.raises(scratch_host.PluginFailed) as caught:

@@ -15,8 +15,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import xmlrpc.client
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from xml.parsers.expat import ExpatError
@@ -29,6 +31,7 @@ from xenapi_driver.sim.xenstore_client import RemoteXenstore
 PLUGINS = "etc/xapi.d/plugins"
 SR_MOUNT = "run/sr-mount"
 BLOCKS = "run/blocks"
+XAPI = "var/lib/xcp/xapi"
 # What the host has without our doing.
 SHIPPED = Path(__file__).with_name("plugins")
 DIRECTORIES = (
@@ -38,6 +41,7 @@ DIRECTORIES = (
     "boot/guest",
     "images",
     "tmp",
+    "run/lock",
     "var/lib/xcp/guest",
     "var/lock",
     "var/log",
@@ -45,6 +49,8 @@ DIRECTORIES = (
 PATH = "/sbin:/usr/sbin:/bin:/usr/bin"  # all of the environment that xapi leaves
 MAX_ARGUMENT = 128 * 1024  # Linux, MAX_ARG_STRLEN: one argument with its NUL
 _LONGEST_NAME = 255  # bytes of a file name, NAME_MAX
+# Not what a plugin leaves behind: its code, its log, and locks, which are empty files.
+_NOT_SCRATCH = (PLUGINS, "var/log", "run/lock")
 _UUID = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _DISK = re.compile(rf"{SR_MOUNT}/[^/]+/{_UUID}\.(vhd|raw)")
 
@@ -106,6 +112,7 @@ class Dom0:
     :param python: runs scripts that ask for python3; None: find_dom0_python()
     :param xenstore: socket of a real xenstored; None: one of our own
     :ivar xenstore: what is known to dom0 and the guests alike
+    :ivar open_door: opens XAPI's own socket at a path, which only root can reach
     """
 
     def __init__(
@@ -123,6 +130,8 @@ class Dom0:
         self.python = python or find_dom0_python()
         self._lock = threading.Lock()
         self._running: set[subprocess.Popen[bytes]] = set()
+        self.open_door: Callable[[Path], object] = lambda path: None
+        self._sockets: str | None = None
         self._closed = False
         for name in DIRECTORIES:
             (self.root / name).mkdir(parents=True, exist_ok=True)
@@ -160,6 +169,7 @@ class Dom0:
         :raises PluginError: no such plugin, or what the plugin failed with
         """
         file = self._executable(name)
+        self.open_xapi()
         call = xmlrpc.client.dumps((session_ref, args), methodname=fn)
         if len(call.encode()) >= MAX_ARGUMENT:
             raise _plugin_failure("non-zero exit", "", "Argument list too long")
@@ -228,6 +238,21 @@ class Dom0:
                 self._xenstore_path = self._xenstore_socket.path
             return Path(str(self._xenstore_path))
 
+    def open_xapi(self) -> Path:
+        """Return where XAPI listens for dom0's own programs, which is opened once.
+
+        The path of a scratch root can be too long for a socket, so a link is there.
+        """
+        link = self.root / XAPI
+        with self._lock:
+            if self._sockets is None and not self._closed:
+                self._sockets = tempfile.mkdtemp(prefix="xapi-")
+                socket = Path(self._sockets, "xapi")
+                self.open_door(socket)
+                link.unlink(missing_ok=True)
+                link.symlink_to(socket)
+        return link
+
     def processes_alive(self) -> int:
         """Return how many plugin processes run now."""
         with self._lock:
@@ -249,14 +274,14 @@ class Dom0:
         found = []
         for directory, names, files in os.walk(self.root):
             below = Path(directory).relative_to(self.root)
-            if below.as_posix() in (PLUGINS, "var/log"):
+            if below.as_posix() in _NOT_SCRATCH:
                 names.clear()
                 continue
             inside_sr = below.is_relative_to(SR_MOUNT) and len(below.parts) > 3
             if inside_sr and not names and not files:
                 found.append(f"{below.as_posix()}/")
             found += [(below / name).as_posix() for name in files]
-        return [name for name in found if not _DISK.fullmatch(name)]
+        return [name for name in found if name != XAPI and not _DISK.fullmatch(name)]
 
     def attach_block(
         self, vhd_path: Path, device: str, link_dir: Path, read_only: bool = False
@@ -310,6 +335,8 @@ class Dom0:
             self._xenstore_socket = None
         if isinstance(self.xenstore, RemoteXenstore):
             self.xenstore.close()
+        if self._sockets is not None:
+            shutil.rmtree(self._sockets, ignore_errors=True)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -159,7 +159,15 @@ class Simulator:
         """Return a dom0; the very first one may have a real xenstore."""
         is_first = root.resolve() == (self._state / "dom0").resolve()
         xenstore = self._setup.xenstore if is_first else None
-        return Dom0(root, self._plugins, self._python, xenstore)
+        dom0 = Dom0(root, self._plugins, self._python, xenstore)
+        dom0.open_door = partial(self._open_local_door, dom0)
+        return dom0
+
+    def _open_local_door(self, dom0: Dom0, path: Path) -> None:
+        """Open the socket of XAPI that the programs in a dom0 find there."""
+        for machine in self.machines.all:
+            if machine.world.dom0s.get(machine.host, machine.world.dom0) is dom0:
+                self.serve_unix(path, machine=machine.number)
 
     def _blank(self, root: Path) -> World:
         """Return an empty pool around the dom0 at ``root``."""

@@ -6,6 +6,7 @@ Failure BAD_ARGUMENT that names the argument. The offending value is never repea
 it can be a token.
 """
 import collections
+import ipaddress
 import os
 import re
 import urllib.parse
@@ -23,6 +24,12 @@ _OUR_HEADERS = frozenset(
     ["accept-encoding", "connection", "content-length", "host", "range",
      "te", "trailer", "transfer-encoding", "upgrade"]
 )
+
+# linux/if.h: IFNAMSIZ is 16 with its NUL. A leading dash would be an option.
+_DEVICE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}\Z")
+_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}\Z")
+# RFC 1123, section 2.1; an address is one of these forms or has colons.
+_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?\Z")
 
 Checksum = collections.namedtuple("Checksum", "algorithm value")
 Verify = collections.namedtuple("Verify", "ca_file insecure")
@@ -145,11 +152,115 @@ def verify(request, name):
     return Verify(real, insecure)
 
 
-def optional_size(request, name):
-    """Return a number of bytes above 0, or None where the caller sets no limit."""
+def optional(request, name, reader, *limits):
+    """Return what ``reader`` makes of the argument, or None where it is not given."""
     if request.get(name) is None:
         return None
+    return reader(request, name, *limits)
+
+
+def optional_size(request, name):
+    """Return a number of bytes above 0, or None where the caller sets no limit."""
+    return optional(request, name, whole, 1, 2 ** 63 - 1)
+
+
+def whole(request, name, least, most):
+    """Return a whole number from ``least`` to ``most``."""
     value = _typed(request, name, int, "whole number")
-    if value <= 0:
-        _refuse(name, "is no number above 0")
+    if not least <= value <= most:
+        _refuse(name, "is no number from %d to %d" % (least, most))
+    return value
+
+
+def flag(request, name, default=None):
+    """Return a true or false; ``default`` where it is not given and one is named."""
+    value = request.get(name)
+    if value is None and default is not None:
+        return default
+    if not isinstance(value, bool):
+        _refuse(name, "is neither true nor false")
+    return value
+
+
+def text(request, name, longest, empty=False):
+    """Return text of up to ``longest`` characters without control characters."""
+    value = _typed(request, name, str, "text")
+    if len(value) > longest or not (value or empty):
+        _refuse(name, "has not 1 to %d characters" % longest)
+    # Surrogates come in by JSON's escapes and are no text to write anywhere.
+    if re.search("[\x00-\x1f\x7f\ud800-\udfff]", value):
+        _refuse(name, "has control characters or halves of characters")
+    return value
+
+
+def choice(request, name, names):
+    """Return one of the texts ``names``."""
+    value = _typed(request, name, str, "text")
+    if value not in names:
+        _refuse(name, "is none of: " + ", ".join(sorted(names)))
+    return value
+
+
+def mac(request, name):
+    """Return a unicast MAC address in lower case with colons."""
+    value = _typed(request, name, str, "text").lower()
+    if _MAC.match(value) is None or int(value[:2], 16) & 1:
+        _refuse(name, "is no MAC address of one interface")
+    return value
+
+
+def ip(request, name, versions=(4, 6)):
+    """Return an IP address, as the ipaddress module makes it."""
+    value = _typed(request, name, str, "text")
+    try:
+        address = ipaddress.ip_address(value)
+    except ValueError:
+        _refuse(name, "is no IP address")
+    if address.version not in versions:
+        _refuse(name, "is no IPv%d address" % versions[0])
+    # From 3.9 on an address may carry a zone, which can hold anything.
+    if "%" in value:
+        _refuse(name, "has a zone")
+    return address
+
+
+def device_name(request, name):
+    """Return the name of a network interface or bridge."""
+    value = _typed(request, name, str, "text")
+    if _DEVICE.match(value) is None or value in (".", ".."):
+        _refuse(name, "is no name of a network device")
+    return value
+
+
+def file_name(request, name):
+    """Return a name of a file, without a folder."""
+    value = _typed(request, name, str, "text")
+    if paths.FILE_NAME.match(value) is None or value in (".", ".."):
+        _refuse(name, "is no plain name of a file")
+    return value
+
+
+def host_name(request, name):
+    """Return a host name or an IP address, as text."""
+    value = _typed(request, name, str, "text")
+    if ":" in value:
+        return str(ip(request, name))
+    if _HOST.match(value) is None:
+        _refuse(name, "is neither a host name nor an address")
+    return value
+
+
+def listed(request, name, at_most):
+    """Return a list of up to ``at_most`` members of any kind."""
+    values = _typed(request, name, list, "list")
+    if len(values) > at_most:
+        _refuse(name, "has more than %d members" % at_most)
+    return values
+
+
+def reference(request, name):
+    """Return a XAPI reference, which is never the null one."""
+    value = _typed(request, name, str, "text")
+    if re.match(r"OpaqueRef:[0-9a-f-]{36}\Z", value) is None:
+        _refuse(name, "is no XAPI reference")
     return value

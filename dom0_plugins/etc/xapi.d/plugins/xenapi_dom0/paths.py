@@ -12,6 +12,7 @@ import re
 from xenapi_dom0 import failures
 
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")
+FILE_NAME = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.+-]{0,199}\Z")
 SR_MOUNTS = "/run/sr-mount"
 # Old hosts and configurations write it with /var: the same folder by a link.
 _SR_PATH = re.compile(r"(?:/var)?/run/sr-mount/([^/]+)/?\Z")
@@ -50,3 +51,16 @@ def sr_directory(path):
 def vhd_in_sr(sr_path, uuid):
     """Return the path at which a file-based SR keeps the VDI ``uuid``."""
     return os.path.join(sr_path, uuid + ".vhd")
+
+
+def inside(folder, name):
+    """Return the path of ``name`` directly in ``folder``; nothing there is followed.
+
+    :param folder: absolute, as this process sees it
+    :raises Failure: BAD_ARGUMENT, where it is no plain name
+    """
+    if not FILE_NAME.match(name) or name in (".", ".."):
+        raise failures.Failure(
+            failures.BAD_ARGUMENT, "file name", "is no plain name of a file"
+        )
+    return os.path.join(folder, name)

@@ -3,25 +3,47 @@
 
 xapi starts the plugin file with one argument: an XML-RPC methodCall whose name is
 the function and whose parameters are the session reference and a struct of strings.
-Ours holds one string, ``request``: a JSON object. The plugin prints one
+Ours holds ``request``, a JSON object as text; or ``packed``, the same compressed by
+zlib and in base64, because one argument of a process ends at 128 KiB; and, where the
+caller wants to see progress, ``call``, the label of its task. The plugin prints one
 methodResponse: a struct of Status and Value (a string: our JSON answer) or Status and
 ErrorDescription. Anything else on stdout would break it, so stdout is taken away from
 all other code and logs go to syslog.
 """
+import base64
+import binascii
 import contextlib
 import json
 import logging
 import logging.handlers
 import os
+import re
 import signal
 import sys
 import time
+import xml.parsers.expat
 import xmlrpc.client
+import zlib
 
 from xenapi_dom0 import failures, paths
 
 LOG = logging.getLogger("xenapi_dom0")
 MAX_TEXT = 2000  # characters of one parameter of a failure
+MAX_REQUEST = 8 * 1024 * 1024  # bytes of JSON, unpacked
+_LABEL = re.compile(r"[A-Za-z0-9._:-]{1,128}\Z")
+
+
+class Request(dict):
+    """The arguments of a call: the members of its JSON object.
+
+    :ivar session: reference of the caller's session with XAPI, a secret
+    :ivar call: label of the caller's task, or ""
+    """
+
+    def __init__(self, members, session="", call=""):
+        super().__init__(members)
+        self.session = session
+        self.call = call
 
 
 class Stopped(BaseException):
@@ -31,7 +53,7 @@ class Stopped(BaseException):
 def run(functions):
     """Answer the one call that this process was started for, then return.
 
-    :param functions: dict of function name to callable(request: dict) -> JSON data
+    :param functions: dict of function name to callable(Request) -> JSON data
     """
     plugin = os.path.basename(sys.argv[0])
     _log_to_syslog(plugin)
@@ -82,29 +104,72 @@ def _failure(description):
 
 
 def _parse(argv):
-    """Return the function's name and the request, a dict."""
+    """Return the function's name and its Request."""
     if len(argv) != 2:
-        raise failures.Failure(
-            failures.BAD_ARGUMENT, "argv", "xapi gives exactly one argument"
-        )
-    # Python 3.6 reads arguments as the locale says, and xapi sets none.
-    params, name = xmlrpc.client.loads(os.fsencode(argv[1]))
-    if len(params) != 2 or not isinstance(params[1], dict):
-        raise failures.Failure(
-            failures.BAD_ARGUMENT, "params", "not a session and a struct"
-        )
+        raise _bad("argv", "xapi gives exactly one argument")
     try:
-        request = json.loads(params[1].get("request", "{}"))
-    except ValueError as exc:
-        # The text is left out: a request carries tokens.
-        raise failures.Failure(
-            failures.BAD_ARGUMENT, "request", "is no JSON"
-        ) from exc
-    if not isinstance(request, dict):
-        raise failures.Failure(
-            failures.BAD_ARGUMENT, "request", "is no JSON object"
-        )
-    return name, request
+        # Python 3.6 reads arguments as the locale says, and xapi sets none.
+        params, name = xmlrpc.client.loads(os.fsencode(argv[1]))
+    except (
+        xml.parsers.expat.ExpatError, xmlrpc.client.Error, LookupError, TypeError,
+        ValueError,
+    ) as exc:
+        raise _bad("argv", "is no methodCall") from exc
+    if len(params) != 2 or not isinstance(params[1], dict) or not name:
+        raise _bad("params", "not a session and a struct")
+    session, struct = params
+    for key, value in struct.items():
+        if key not in ("request", "packed", "call") or not isinstance(value, str):
+            raise _bad("params", "holds other than request or packed, and call")
+    label = struct.get("call", "")
+    if label and _LABEL.match(label) is None:
+        raise _bad("call", "is no label of a task")
+    return name, Request(_members(struct), str(session), label)
+
+
+def _members(struct):
+    """Return the JSON object of a call, a dict.
+
+    What is wrong is told without the text itself: a request carries tokens.
+    """
+    text = struct.get("request", "{}")
+    if "packed" in struct:
+        if "request" in struct:
+            raise _bad("packed", "comes together with request")
+        text = _unpacked(struct["packed"])
+    try:
+        members = json.loads(text, parse_constant=_no_number)
+    except (ValueError, RecursionError):
+        raise _bad("request", "is no JSON") from None
+    if not isinstance(members, dict):
+        raise _bad("request", "is no JSON object")
+    return members
+
+
+def _unpacked(text):
+    unpacking = zlib.decompressobj()
+    try:
+        packed = base64.b64decode(text.encode("ascii"), validate=True)
+        data = unpacking.decompress(packed, MAX_REQUEST + 1)
+    except (UnicodeError, binascii.Error, zlib.error):
+        raise _bad("packed", "is not base64 of what zlib packed") from None
+    if len(data) > MAX_REQUEST:
+        raise _bad("packed", "is more than %d bytes" % MAX_REQUEST)
+    if not unpacking.eof:
+        raise _bad("packed", "is cut off")
+    try:
+        return data.decode("utf-8")
+    except UnicodeError:
+        raise _bad("packed", "is no UTF-8") from None
+
+
+def _no_number(text):
+    # JSON has neither NaN nor Infinity; Python reads them.
+    raise ValueError(text)
+
+
+def _bad(name, reason):
+    return failures.Failure(failures.BAD_ARGUMENT, name, reason)
 
 
 def _take_stdout():

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ask this host's XAPI, over the socket that only root can open.
+
+A plugin works with its caller's session: it may do what the caller may, and no login
+is left behind. A hook has no caller; it logs in as root, which the socket allows
+without a password, and out again.
+"""
+import contextlib
+import http.client
+import os
+import socket
+import xmlrpc.client
+
+from xenapi_dom0 import failures, paths
+
+SOCKET = "/var/lib/xcp/xapi"
+TIMEOUT = 120  # seconds; a plug or unplug waits for the storage manager
+ORIGINATOR = "xenapi-driver-dom0"
+
+
+class Refused(failures.Failure):
+    """XAPI said no.
+
+    :ivar method: what was asked; no argument, for those can be secrets
+    :ivar error: its ErrorDescription, a list of text, the code first
+    """
+
+    def __init__(self, method, error):
+        super().__init__(failures.XAPI_REFUSED, method, *error)
+        self.method = method
+        self.error = error
+
+
+class Session:
+    """The caller's session, or one of our own."""
+
+    def __init__(self, reference, timeout=TIMEOUT):
+        self._reference = reference
+        self._proxy = _proxy(timeout)
+
+    def call(self, method, *args):
+        """Call ``method``, such as ``VBD.plug``, and return its value.
+
+        :raises Refused: with XAPI's code
+        :raises Failure: COMMAND_FAILED, where XAPI does not answer
+        """
+        return _ask(self._proxy, method, (self._reference,) + args)
+
+
+@contextlib.contextmanager
+def local_login(timeout=TIMEOUT):
+    """Give a Session of root for the length of a ``with``."""
+    proxy = _proxy(timeout)
+    reference = _ask(
+        proxy, "session.login_with_password", ("root", "", "1.0", ORIGINATOR)
+    )
+    try:
+        yield Session(reference, timeout)
+    finally:
+        # The host ends a session that nobody uses; ours does its best.
+        with contextlib.suppress(failures.Failure):
+            _ask(proxy, "session.logout", (reference,))
+
+
+def _ask(proxy, method, args):
+    try:
+        answer = getattr(proxy, method)(*args)
+    except (OSError, http.client.HTTPException, xmlrpc.client.Error) as exc:
+        # An Error's own text can hold the request.
+        reason = exc if isinstance(exc, OSError) else type(exc).__name__
+        raise failures.Failure(
+            failures.COMMAND_FAILED, "ask XAPI for " + method, reason
+        ) from None
+    if answer.get("Status") == "Success":
+        return answer.get("Value")
+    raise Refused(method, [str(item) for item in answer["ErrorDescription"]])
+
+
+class _Connection(http.client.HTTPConnection):
+    def connect(self):
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        # Resolved, because an address may not be longer than 107 bytes.
+        self.sock.connect(os.path.realpath(paths.host_path(SOCKET)))
+
+
+class _Transport(xmlrpc.client.Transport):
+    def __init__(self, timeout):
+        super().__init__()
+        self._timeout = timeout
+
+    def make_connection(self, host):
+        if self._connection and host == self._connection[0]:
+            return self._connection[1]
+        self._connection = host, _Connection(host, timeout=self._timeout)
+        return self._connection[1]
+
+
+def _proxy(timeout):
+    return xmlrpc.client.ServerProxy(
+        "http://localhost/RPC2", transport=_Transport(timeout), allow_none=True
+    )
