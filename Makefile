@@ -6,24 +6,27 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 SUITES := unit sim dom0 functional packaging
+# test-unit and so on: `make dom0` alone is what packs the scripts for dom0.
+SUITE_TARGETS := $(SUITES:%=test-%)
 # Git gives the version; an unpacked archive, or a clone that belongs to somebody
 # else, gets a fixed one.
 VERSION := $(shell git rev-parse HEAD >/dev/null 2>&1 || echo PBR_VERSION=0.0.1.dev0)
 
-.PHONY: help venv packages test $(SUITES) pytest pep8 mypy docs cover config \
+.PHONY: help venv packages test $(SUITE_TARGETS) dom0 pep8 mypy docs cover config \
 	demo demo-down figures bench soak integration clients clean
 
 help:
 	@echo "make demo          build servers with a real Nova on the embedded XAPI host"
 	@echo "make demo KEEP=1   the same, and leave it running; make demo-down stops it"
 	@echo "make test          all tests, style, types and documentation, from nothing"
+	@echo "make dom0          tarball, RPM and supplemental pack of the scripts for dom0"
 	@echo "make clients       other people's XenAPI clients on the embedded host"
 	@echo "make venv          $(VENV) with the project, its command and its tools"
 	@echo "make figures       the project's numbers"
 	@echo "make bench         what the driver costs a host, how fast the embedded one is"
 	@echo "make soak          ten minutes of trouble for the XAPI layer: MINUTES=10"
 	@echo "make docs          the documentation, below doc/build/html"
-	@echo "one part of the tests: make $(SUITES) pep8 mypy docs"
+	@echo "one part of the tests: make $(SUITE_TARGETS) pep8 mypy docs"
 
 venv: $(INSTALLED)
 
@@ -44,8 +47,12 @@ packages:
 test: packages venv
 	@BIN=$(BIN) ./run-tests.sh $(SUITES)
 
-$(SUITES): venv
-	$(BIN)/python -m pytest -q tests/$@
+$(SUITE_TARGETS): test-%: venv
+	$(BIN)/python -m pytest -q tests/$*
+
+dom0: venv
+	@./system-packages.sh dom0_plugins/packaging/packages.txt
+	@$(BIN)/xenapi-driver dom0 build --output dist/dom0
 
 integration: venv
 	@./system-packages.sh tests/packages.txt demo/packages.txt

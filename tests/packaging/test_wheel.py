@@ -21,9 +21,12 @@ import zipfile
 
 import pytest
 
+from xenapi_driver.dom0 import tree
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SITE = pathlib.Path(sysconfig.get_path("purelib"))
 SHIM = "nova/virt/xenapi/__init__.py"
+PROBE = "usr/lib/systemd/system/probe.d/probe.service"
 
 # Nova's own loader; run with -S, so that no editable installation is seen.
 LOAD = """
@@ -60,6 +63,10 @@ def wheel(tmp_path_factory) -> pathlib.Path:
     unwanted = (".git", ".venv", ".tox", "build", "dist", "doc", "*.egg-info")
     ignore = shutil.ignore_patterns(*unwanted, "__pycache__", ".*_cache")
     shutil.copytree(ROOT, source, ignore=ignore)
+    # What a later release may lay outside of the plugins' folder is carried, too.
+    probe = source / "dom0_plugins" / PROBE
+    probe.parent.mkdir(parents=True, exist_ok=True)
+    probe.write_text("[Unit]\n")
     pip = (sys.executable, "-m", "pip", "wheel", "-q", "--no-deps")
     options = ("--no-build-isolation", "--no-index", "--wheel-dir", folder)
     run(*pip, *options, source, env={**os.environ, "PBR_VERSION": "0.0.1"})
@@ -99,18 +106,23 @@ def test_every_module_is_in_the_wheel(names):
     assert sorted(set(files) - set(names)) == []
 
 
-def test_plugins_are_data_files_that_can_be_executed(wheel):
-    folder = "/data/share/xenapi-driver/dom0_plugins/etc/xapi.d/plugins/"
+def test_the_scripts_for_dom0_are_data_files_that_can_be_executed(wheel):
+    folder = "/data/share/xenapi-driver/dom0_plugins/"
     with zipfile.ZipFile(wheel) as archive:
-        plugins = {
+        carried = {
             info.filename.split(folder)[1]: info.external_attr >> 16
             for info in archive.infolist()
             if folder in info.filename
         }
-    executable = {name for name, mode in plugins.items() if mode & stat.S_IXUSR}
-    assert {"glance", "dom0_plugin_version"} <= executable
-    assert "xenapi_dom0/__init__.py" in plugins
-    assert not [name for name in plugins if "__pycache__" in name]
+    made = {tree.RELEASE}
+    for entry in tree.entries(ROOT / "dom0_plugins", "1"):
+        if not entry.twin_of and entry.path not in made:
+            # The documented tar takes the modes as they are.
+            executable = bool(carried[entry.path] & stat.S_IXUSR)
+            assert executable == (entry.mode == 0o755), entry.path
+    assert PROBE in carried
+    assert {"packaging/xenapi-dom0-plugins.spec", "README.rst"} <= set(carried)
+    assert not [name for name in carried if "__pycache__" in name]
 
 
 def test_loads_from_the_directory_nova_is_in(wheel, tmp_path):
