@@ -64,7 +64,7 @@ def download(host, images):
         image_id = str(uuid.uuid4())
         request = {
             "image_id": image_id,
-            "url": f"{images.url}/v2/images/{image_id}/file",
+            "urls": [f"{images.url}/v2/images/{image_id}/file"],
             "headers": {"X-Auth-Token": "secret-token"},
             "sr_path": host.sr_path,
             "uuid_stack": [str(uuid.uuid4()) for _ in range(16)],

@@ -8,7 +8,9 @@ import http.server
 import ipaddress
 import ssl
 import threading
+import time
 from dataclasses import dataclass, field
+from email.message import Message
 from pathlib import Path
 
 from cryptography import x509
@@ -29,13 +31,20 @@ class Answer:
     length_known: bool = True  # False: neither Content-Length nor chunks
     chunked: bool = False
     stall_at: int | None = None  # bytes after which nothing comes for a while
+    ranges: bool = False  # honours Range and If-Range
+    careless: bool = False  # and looks at Range only
+    range_of: str | None = None  # Content-Range instead of the true one
+    pace: tuple[int, float] | None = None  # bytes at a time, seconds between
 
 
 class ImageServer:
-    """Serves ``answers`` by path; keeps the headers of what was asked."""
+    """Serves ``answers`` by path; keeps the headers of what was asked.
+
+    Of a list of answers each request takes one, and the last stays.
+    """
 
     def __init__(self, context: ssl.SSLContext | None = None) -> None:
-        self.answers: dict[str, Answer] = {}
+        self.answers: dict[str, Answer | list[Answer]] = {}
         self.asked: list[tuple[str, dict[str, str]]] = []
         self.stalled = threading.Event()
         self._server = http.server.ThreadingHTTPServer(
@@ -71,27 +80,42 @@ class ImageServer:
 
             def do_GET(self) -> None:
                 outer.asked.append((self.path, dict(self.headers)))
-                answer = outer.answers.get(self.path, Answer(status=404))
+                answer = outer._next(self.path)
+                begin = _begin(answer, self.headers)
                 self.close_connection = True
-                self.send_response(answer.status, answer.reason)
+                self.send_response(206 if begin else answer.status, answer.reason)
                 for name, value in answer.headers.items():
                     self.send_header(name, value)
+                if begin:
+                    last, whole = len(answer.body) - 1, len(answer.body)
+                    told = answer.range_of or f"bytes {begin}-{last}/{whole}"
+                    self.send_header("Content-Range", told)
                 if answer.chunked:
                     self.send_header("Transfer-Encoding", "chunked")
                 elif answer.length_known:
                     length = answer.announce
-                    self.send_header(
-                        "Content-Length",
-                        str(len(answer.body) if length is None else length),
-                    )
+                    if length is None:
+                        length = len(answer.body)
+                    self.send_header("Content-Length", str(length - begin))
                 self.end_headers()
-                outer._send(self.wfile, answer)
+                outer._send(self.wfile, answer, begin)
 
         return Handler
 
-    def _send(self, out, answer: Answer) -> None:
-        body = answer.body[: answer.stop_after]
+    def _next(self, path: str) -> Answer:
+        found = self.answers.get(path, Answer(status=404))
+        if isinstance(found, Answer):
+            return found
+        return found.pop(0) if len(found) > 1 else found[0]
+
+    def _send(self, out, answer: Answer, begin: int) -> None:
+        body = answer.body[begin:answer.stop_after]
         try:
+            if answer.pace is not None:
+                for at in range(0, len(body), answer.pace[0]):
+                    out.write(body[at:at + answer.pace[0]])
+                    time.sleep(answer.pace[1])
+                return
             if answer.stall_at is not None:
                 out.write(body[: answer.stall_at])
                 out.flush()
@@ -107,6 +131,17 @@ class ImageServer:
                 out.write(body)
         except OSError:
             return  # the plugin has refused the image and hung up
+
+
+def _begin(answer: Answer, headers: Message) -> int:
+    """Return the first byte to send: what was asked for, where that is honoured."""
+    wanted = headers.get("Range")
+    if not answer.ranges or wanted is None:
+        return 0
+    ours = answer.headers.get("ETag")
+    if headers.get("If-Range", ours) != ours and not answer.careless:
+        return 0
+    return int(wanted.removeprefix("bytes=").removesuffix("-"))
 
 
 def certificate(folder: Path, name: str, host: str) -> tuple[Path, Path]:

@@ -261,7 +261,7 @@ def test_an_image_that_is_not_there_is_not_found(fetch, refused, status):
 
 
 def test_no_server_is_a_failed_transfer(host, images, download, refused):
-    request = download(url="http://127.0.0.1:1/v2/images/x/file")
+    request = download(urls=["http://127.0.0.1:1/v2/images/x/file"])
     with refused("IMAGE_TRANSFER_FAILED", "127.0.0.1:1"):
         host.call("glance", "download_vhd", request)
 
@@ -277,7 +277,7 @@ class TestTls:
         def run(ca_file=None, insecure=False, url=secure_images.url + "/image"):
             verify = {"ca_file": ca_file, "insecure": insecure}
             return host.call(
-                "glance", "download_vhd", download(url=url, verify=verify)
+                "glance", "download_vhd", download(urls=[url], verify=verify)
             )
 
         return run

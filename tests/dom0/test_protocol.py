@@ -133,10 +133,15 @@ def test_a_call_without_a_struct_of_arguments_is_refused(host):
 
 BAD = {
     "image_id": ["../etc", "", None, 7, str(uuid.uuid4()).upper()],
-    "url": [
-        "file:///etc/passwd", "ftp://127.0.0.1/x", "http:///x", "http://u:p@h/x",
-        "http://h/x y", "http://h/\r\nX: y", "http://h:99999/", "", None,
+    "urls": [
+        *([url] for url in (
+            "file:///etc/passwd", "ftp://127.0.0.1/x", "http:///x", "http://u:p@h/x",
+            "http://h/x y", "http://h/\r\nX: y", "http://h:99999/", "", None,
+        )),
+        [], None, "http://h/x", ["http://h/x"] * 17, ["http://h/x", "ftp://h/x"],
     ],
+    "attempts": [0, -1, "3", 1.5, True, 101],
+    "schemes": [[], "http", ["ftp"], [1], [[]], {"http": 1}],
     "headers": [
         None, [], {"X": 1}, {"X": None}, {"X": "a\r\nY: b"}, {"X Y": "a"},
         {"Host": "other"}, {"Content-Length": "1"}, {"": "a"}, {"X": "a" * 20000},

@@ -20,7 +20,7 @@ IMAGE = archives.image([VhdFile(fill=1)], compress=False)
 @pytest.fixture
 def half_way(host, images, download):
     """Start a download that stalls in the middle of a disk; give its process."""
-    request = download(url=images.url + "/stalling")
+    request = download(urls=[images.url + "/stalling"])
     images.answers["/stalling"] = Answer(IMAGE, stall_at=1500000)
     process = host.start_call("glance", "download_vhd", request)
     deadline = time.monotonic() + 30

@@ -74,16 +74,47 @@ def fetch(
             f"Image {source.image_id} has disk_format {source.disk_format}; this "
             "release boots vhd images (container_format ovf) only.",
         )
-    stack = [str(uuid.uuid4()) for _ in range(LONGEST_CHAIN)]
-    try:
-        answer = _download(home, source, rules, _Wishes(stack, max_bytes, progress))
-        sr.scan(home.session, home.sr.ref)
-        return vdi.by_uuid(home.session, answer["root"]["uuid"])
-    except exceptions.DriverError:
-        raise  # the plugin refused, and removed what it had begun
-    except BaseException:
-        _remove_strays(home, stack)
-        raise
+    pause = FIRST_PAUSE_SECONDS
+    for left in reversed(range(rules.attempts)):
+        stack = [str(uuid.uuid4()) for _ in range(LONGEST_CHAIN)]
+        request = _request(home, source, rules, stack, max_bytes)
+        try:
+            return _fetched(home, request, progress)
+        except errors.PluginError as exc:
+            # The plugin refused, and removed what it had begun; it has asked each
+            # server as often as the rules allow.
+            raise _image_error(home, source.image_id, exc) from exc
+        except errors.PluginFailure as exc:
+            _remove_strays(home, stack)
+            if not left or not _was_killed(exc):
+                raise
+            LOG.warning(
+                "The dom0 plugin was killed while it fetched image %(image)s: "
+                "%(error)s Trying again in %(pause).1f s.",
+                {"image": source.image_id, "error": exc, "pause": pause},
+            )
+        except BaseException:
+            _remove_strays(home, stack)
+            raise
+        time.sleep(pause)
+        pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _was_killed(exc: errors.PluginFailure) -> bool:
+    """Say whether XAPI tells that a signal ended the plugin."""
+    return any("signal" in param for param in exc.params[:2])
+
+
+def _fetched(
+    home: Home, request: dict, progress: Callable[[float], None] | None
+) -> vdi.VdiRecord:
+    """Have dom0 fetch, and return the disk as the host knows it."""
+    answer = plugins.call(
+        home.session, "glance", "download_vhd", request, progress=progress
+    )
+    sr.scan(home.session, home.sr.ref)
+    return vdi.by_uuid(home.session, answer["root"]["uuid"])
 
 
 def _remove_strays(home: Home, stack: list[str]) -> None:
@@ -101,69 +132,31 @@ def _remove_strays(home: Home, stack: list[str]) -> None:
         )
 
 
-@dataclass(frozen=True)
-class _Wishes:
-    """One fetch: the UUIDs its disks take, its limit, and who watches."""
-
-    uuid_stack: list[str]
-    max_bytes: int | None
-    progress: Callable[[float], None] | None
-
-
-def _download(
-    home: Home,
-    source: image_source.ImageSource,
-    rules: TransferRules,
-    wishes: _Wishes,
-) -> dict:
-    """Ask dom0 for the image, at another server after each failed attempt."""
-    pause = FIRST_PAUSE_SECONDS
-    for attempt in range(1, rules.attempts + 1):
-        request = _request(home, source, rules, wishes)
-        try:
-            return plugins.call(
-                home.session,
-                "glance",
-                "download_vhd",
-                request,
-                progress=wishes.progress,
-            )
-        except errors.PluginError as exc:
-            if exc.code not in plugins.RETRYABLE or attempt == rules.attempts:
-                raise _image_error(home, source.image_id, exc) from exc
-            LOG.warning(
-                "Attempt %(attempt)d of %(attempts)d to fetch image %(image)s "
-                "failed: %(error)s Trying again in %(pause).1f s.",
-                {
-                    "attempt": attempt,
-                    "attempts": rules.attempts,
-                    "image": source.image_id,
-                    "error": exc,
-                    "pause": pause,
-                },
-            )
-        time.sleep(pause)
-        pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
-    raise AssertionError("the last attempt returns or raises")
-
-
 def _request(
     home: Home,
     source: image_source.ImageSource,
     rules: TransferRules,
-    wishes: _Wishes,
+    uuid_stack: list[str],
+    max_bytes: int | None,
 ) -> dict:
-    limit = wishes.max_bytes
+    urls = source.urls()
     return {
         "image_id": source.image_id,
-        "url": source.next_url(),
+        "urls": urls,
+        "attempts": rules.attempts,
+        "schemes": _schemes(urls),
         "headers": source.headers,
         "sr_path": home.sr_path,
-        "uuid_stack": wishes.uuid_stack,
+        "uuid_stack": uuid_stack,
         "checksum": source.checksum,
         "verify": {"ca_file": rules.ca_file, "insecure": rules.insecure},
-        "max_bytes": None if limit is None else limit + SLACK_BYTES,
+        "max_bytes": None if max_bytes is None else max_bytes + SLACK_BYTES,
     }
+
+
+def _schemes(urls: list[str]) -> list[str]:
+    """Return what dom0 may use: http only where a server is configured with it."""
+    return sorted({"https"} | {url.partition(":")[0] for url in urls})
 
 
 def _image_error(

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +15,9 @@ from xenapi_driver import exceptions
 # Algorithms that every dom0 Python has; Glance's default is sha512.
 HASH_ALGORITHMS = ("sha512", "sha384", "sha256", "sha1", "md5")
 
+# As many as the plugin takes.
+MOST_SERVERS = 16
+
 
 @dataclass(frozen=True)
 class ImageSource:
@@ -26,7 +28,7 @@ class ImageSource:
     :ivar container_format: Glance's ``container_format``, such as ``ovf``
     :ivar checksum: ``{"algo", "value"}`` of the stored bytes, or None
     :ivar headers: request headers that carry the caller's token
-    :ivar servers: endless iterator of base URLs, a new one for each attempt
+    :ivar servers: base URLs, the one to ask first at first
     """
 
     image_id: str
@@ -34,12 +36,11 @@ class ImageSource:
     container_format: str | None
     checksum: dict[str, str] | None
     headers: dict[str, str] = field(repr=False)
-    servers: Iterator[str] = field(repr=False)
+    servers: tuple[str, ...] = field(repr=False)
 
-    def next_url(self) -> str:
-        """Return the URL of the image's bytes on the next server."""
-        server = next(self.servers).rstrip("/")
-        return f"{server}/v2/images/{self.image_id}/file"
+    def urls(self) -> list[str]:
+        """Return the URL of the image's bytes on each server."""
+        return [f"{one}/v2/images/{self.image_id}/file" for one in self.servers]
 
 
 def open_image(context: Any, image_id: str) -> ImageSource:
@@ -82,5 +83,8 @@ def _headers(context: Any) -> dict[str, str]:
     return {"X-Auth-Token": token} if token else {}
 
 
-def _servers(context: Any) -> Iterator[str]:
-    return itertools.chain(glance.get_api_servers(context))
+def _servers(context: Any) -> tuple[str, ...]:
+    """Return the image services that dom0 may ask, each once, in Nova's order."""
+    # Nova goes round its own list for ever.
+    some = itertools.islice(glance.get_api_servers(context), 4 * MOST_SERVERS)
+    return tuple(dict.fromkeys(one.rstrip("/") for one in some))[:MOST_SERVERS]

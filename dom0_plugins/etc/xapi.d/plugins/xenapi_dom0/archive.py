@@ -7,8 +7,9 @@ its reader takes extended headers of any size into memory and, in the 3.6.8 of
 current hosts, never ends on a crafted one (CVE-2019-20907).
 """
 import collections
-import gzip
+import contextlib
 import io
+import itertools
 import os
 import re
 import tarfile
@@ -18,11 +19,15 @@ from xenapi_dom0 import failures
 
 BLOCK = tarfile.BLOCKSIZE
 CHUNK = 1024 * 1024
+FLUSH = 16 * CHUNK
 MAX_MEMBERS = 64  # of any kind
 MAX_EXTENSION = 64 * 1024  # bytes of a long name or a pax header
 MAX_IGNORED = 4 * 1024 ** 3  # bytes of members not kept: an old swap.vhd
 MAX_TRAILER = CHUNK  # bytes after the last member; tar pads with 10 KiB
 IGNORED = "swap.vhd"
+GZIP = b"\x1f\x8b"
+
+_GZIP_WINDOW = 16 + zlib.MAX_WBITS  # zlib.h, inflateInit2: gzip decoding only
 
 _REGULAR = (tarfile.REGTYPE, tarfile.AREGTYPE)
 _PAX_RECORD = re.compile(rb"(\d{1,8}) ([^=]+)=")
@@ -35,48 +40,127 @@ class _Truncated(Exception):
     """The stream ended inside of the archive."""
 
 
-def unpack(stream, directory, limits):
+def unpack(pieces, directory, limits):
     """Write the VHD files of the archive into ``directory``.
 
-    :param stream: binary io.BufferedReader
-    :returns: dict of member name, such as ``0.vhd``, to path of the file
+    :param pieces: iterator of bytes-like objects, none of them empty
+    :returns: dict of member name, such as ``0.vhd``, to path of the file; after an
+        exception, whichever, there is none of them left
     :raises Failure: IMAGE_CORRUPT, IMAGE_TOO_LARGE, NO_SPACE
     """
-    if stream.peek(2)[:2] == b"\x1f\x8b":
-        stream = gzip.GzipFile(fileobj=stream, mode="rb")
+    unpacking = _Unpacking(_Stream(_plain(pieces)), directory, limits)
     try:
-        found = _Unpacking(stream, directory, limits).run()
-        _skip(stream, MAX_TRAILER, "bytes after the end of the archive")
-    except (_Truncated, EOFError) as exc:
+        return _carry_out(unpacking, directory)
+    except BaseException:
+        unpacking.remove()
+        raise
+
+
+def _carry_out(unpacking, directory):
+    try:
+        return unpacking.run()
+    except _Truncated as exc:
         raise _corrupt("the archive ends in the middle") from exc
-    except (zlib.error, OSError) as exc:
-        if isinstance(exc, OSError) and exc.errno is not None:
-            raise failures.from_os_error(exc, "unpack", directory) from exc
+    except zlib.error as exc:
         raise _corrupt("damaged gzip stream: %s" % exc) from exc
-    return found
+    except OSError as exc:
+        raise failures.from_os_error(exc, "unpack", directory) from exc
 
 
 def _corrupt(reason):
     return failures.Failure(failures.IMAGE_CORRUPT, reason)
 
 
-def _skip(stream, limit, what):
-    """Read up to the end of the stream, so that gzip checks its checksum."""
-    left = limit
-    while True:
-        data = stream.read(min(CHUNK, left + 1))
-        if not data:
-            return
-        left -= len(data)
-        if left < 0:
-            raise _corrupt("more than %d %s" % (limit, what))
+def _plain(pieces):
+    """Yield the data of a stream that may be gzipped, at most CHUNK at a time."""
+    pieces = iter(pieces)
+    first = b""
+    while len(first) < 2:
+        piece = next(pieces, None)
+        if piece is None:
+            break
+        first += bytes(piece)
+    pieces = itertools.chain([first] if first else [], pieces)
+    return _gunzipped(pieces) if first[:2] == GZIP else pieces
 
 
-def _take(stream, length):
-    data = stream.read(length)
-    if len(data) != length:
+def _gunzipped(pieces):
+    """Yield what gzipped data unpacks to; its members follow each other."""
+    inflate, begun = zlib.decompressobj(_GZIP_WINDOW), True
+    idle = 0  # bytes that unpacked to nothing
+    for piece in pieces:
+        while piece:
+            if inflate.eof:
+                inflate, begun = zlib.decompressobj(_GZIP_WINDOW), False
+            taken = len(piece)
+            if begun:
+                data = inflate.decompress(piece, CHUNK)
+                piece = inflate.unused_data if inflate.eof else inflate.unconsumed_tail
+            else:
+                # gzip fills up with zeros where it writes to a tape.
+                data, piece = b"", bytes(piece).lstrip(b"\0")
+                begun = bool(piece)
+            if data:
+                idle = 0
+                yield data
+            else:
+                idle += taken - len(piece)
+                if idle > MAX_TRAILER:
+                    raise _corrupt("more than %d bytes that are nothing" % MAX_TRAILER)
+    if begun and not inflate.eof:
         raise _Truncated
-    return data
+
+
+class _Stream:
+    """Takes exact amounts out of an iterator of pieces."""
+
+    def __init__(self, pieces):
+        self._pieces = pieces
+        self._piece = memoryview(b"")
+
+    def some(self, most):
+        """Return up to ``most`` bytes as a memoryview, empty only at the end."""
+        if not self._piece:
+            self._piece = memoryview(next(self._pieces, b""))
+        taken, self._piece = self._piece[:most], self._piece[most:]
+        return taken
+
+    def up_to(self, length):
+        """Return ``length`` bytes, fewer only at the end."""
+        data = bytearray()
+        while len(data) < length:
+            taken = self.some(length - len(data))
+            if not taken:
+                break
+            data += taken
+        return bytes(data)
+
+    def exactly(self, length):
+        data = self.up_to(length)
+        if len(data) != length:
+            raise _Truncated
+        return data
+
+    def each(self, length):
+        """Yield ``length`` bytes in pieces."""
+        left = length
+        while left:
+            taken = self.some(min(CHUNK, left))
+            if not taken:
+                raise _Truncated
+            left -= len(taken)
+            yield taken
+
+    def end(self, limit, what):
+        """Read to the end, so that gzip checks its checksum."""
+        left = limit
+        while True:
+            taken = self.some(CHUNK)
+            if not taken:
+                return
+            left -= len(taken)
+            if left < 0:
+                raise _corrupt("more than %d %s" % (limit, what))
 
 
 def _padded(size):
@@ -95,11 +179,25 @@ class _Unpacking:
         self._ignored_bytes = 0
 
     def run(self):
+        self._members()
+        self._stream.end(MAX_TRAILER, "bytes after the end of the archive")
+        return self._kept
+
+    def remove(self):
+        """Remove what was kept so far."""
+        for number in range(len(self._kept) + 1):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._path(number))
+
+    def _path(self, number):
+        return os.path.join(self._directory, "member-%d" % number)
+
+    def _members(self):
         extension = {}
         for _count in range(MAX_MEMBERS):
             member = self._next()
             if member is None:
-                return self._kept
+                return
             if member.size < 0:
                 raise _corrupt("a member of negative size")
             if member.type in (
@@ -116,7 +214,7 @@ class _Unpacking:
 
     def _next(self):
         """Return the next header as a TarInfo, None at the end of the archive."""
-        block = self._stream.read(BLOCK)
+        block = self._stream.up_to(BLOCK)
         if not block or not block.strip(b"\0"):
             # Some writers leave the closing blocks of zeros out.
             return None
@@ -131,7 +229,7 @@ class _Unpacking:
         """Return what a long name or a pax header says about the next member."""
         if member.size > MAX_EXTENSION:
             raise _corrupt("an extended header of %d bytes" % member.size)
-        data = _take(self._stream, _padded(member.size))[:member.size]
+        data = self._stream.exactly(_padded(member.size))[:member.size]
         if member.type == tarfile.GNUTYPE_LONGNAME:
             return {"path": data.rstrip(b"\0").decode("utf-8", "surrogateescape")}
         said = _pax(data)
@@ -150,15 +248,14 @@ class _Unpacking:
             self._ignore(size)
         else:
             self._keep(name, size)
-        _take(self._stream, _padded(size) - size)
+        self._stream.exactly(_padded(size) - size)
 
     def _ignore(self, size):
         self._ignored_bytes += size
         if self._ignored_bytes > MAX_IGNORED:
             raise _corrupt("more than %d bytes that are no disk" % MAX_IGNORED)
-        left = size
-        while left:
-            left -= len(_take(self._stream, min(CHUNK, left)))
+        for _data in self._stream.each(size):
+            continue
 
     def _keep(self, name, size):
         if name in self._kept:
@@ -177,20 +274,25 @@ class _Unpacking:
             raise failures.Failure(
                 failures.NO_SPACE, os.path.dirname(self._directory)
             )
-        path = os.path.join(self._directory, "member-%d" % len(self._kept))
+        path = self._path(len(self._kept))
         self._write(path, size)
         self._kept[name] = path
 
     def _write(self, path, size):
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with io.open(descriptor, "wb", buffering=0) as out:
-            left = size
-            while left:
-                data = _take(self._stream, min(CHUNK, left))
-                left -= len(data)
-                view = memoryview(data)
-                while view:
-                    view = view[out.write(view):]
+            written = flushed = 0
+            for data in self._stream.each(size):
+                written += len(data)
+                while data:
+                    data = data[out.write(data):]
+                if written - flushed >= FLUSH:
+                    # The disk begins now with what fsync would wait for, and dom0,
+                    # which has little memory, need not keep it.
+                    os.posix_fadvise(
+                        descriptor, flushed, written - flushed, os.POSIX_FADV_DONTNEED
+                    )
+                    flushed = written
             os.fsync(descriptor)
 
 

@@ -13,8 +13,11 @@ import urllib.parse
 
 from xenapi_dom0 import failures, paths
 
-ALGORITHMS = {"md5": 32, "sha256": 64, "sha512": 128}  # name to hexadecimal digits
+# name to hexadecimal digits
+ALGORITHMS = {"md5": 32, "sha1": 40, "sha256": 64, "sha384": 96, "sha512": 128}
 MAX_HEADERS = 64
+MAX_URLS = 16
+SCHEMES = ("http", "https")
 MAX_HEADER_LENGTH = 16 * 1024  # bytes; a Keystone token has some hundred
 
 # RFC 7230, section 3.2: a field name is a token.
@@ -84,6 +87,31 @@ def url(request, name):
     return value
 
 
+def urls(request, name, schemes):
+    """Return a list of 1 to MAX_URLS URLs as :func:`url` takes them.
+
+    :param schemes: the schemes that the caller allows
+    """
+    values = _typed(request, name, list, "list")
+    if not 1 <= len(values) <= MAX_URLS:
+        _refuse(name, "has not 1 to %d URLs" % MAX_URLS)
+    for value in values:
+        url({name: value}, name)
+        if urllib.parse.urlsplit(value).scheme not in schemes:
+            _refuse(name, "has a URL of a scheme that is not allowed")
+    return values
+
+
+def schemes(request, name):
+    """Return the schemes that may be used; both where the caller does not say."""
+    if request.get(name) is None:
+        return SCHEMES
+    values = _typed(request, name, list, "list")
+    if not values or any(value not in SCHEMES for value in values):
+        _refuse(name, "has none or other schemes than http and https")
+    return tuple(values)
+
+
 def is_web_url(value):
     """Say whether ``value`` is a URL that a download may follow."""
     try:
@@ -92,7 +120,7 @@ def is_web_url(value):
     except ValueError:
         return False
     return bool(
-        parts.scheme in ("http", "https")
+        parts.scheme in SCHEMES
         and parts.hostname
         and parts.username is None
         and parts.password is None
