@@ -198,3 +198,19 @@ def test_without_the_rights_it_is_plugged_all_the_same(tmp_path, monkeypatch):
         host.call("VBD.unplug", vbd)
     finally:
         simulator.close()
+
+
+def test_each_dom0_is_told_on_which_host_it_runs(tmp_path):
+    simulator = Simulator(tmp_path / "state", hosts=2)
+    try:
+        for number in range(2):
+            host = Host(simulator, number)
+            text = (host.root / "etc/xensource-inventory").read_text()
+            told = dict(line.split("=", 1) for line in text.splitlines())
+            uuid = host.call("host.get_uuid", host.host)
+            assert told["INSTALLATION_UUID"] == f"'{uuid}'"
+            vm = host.call("VM.get_uuid", host.vm)
+            assert told["CONTROL_DOMAIN_UUID"] == f"'{vm}'"
+            assert host.sim.world.dom0_of(host.host).scratch_files() == []
+    finally:
+        simulator.close()

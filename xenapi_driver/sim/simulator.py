@@ -24,7 +24,7 @@ from xenapi_driver.sim.pools import power, supporter
 from xenapi_driver.sim.pools.machines import Machine, Machines
 from xenapi_driver.sim.registry import Registry
 from xenapi_driver.sim.request_log import RequestLog, outcome_of
-from xenapi_driver.sim.start import identity
+from xenapi_driver.sim.start import dom0_inventory, identity
 from xenapi_driver.sim.start.furnish import furnish
 from xenapi_driver.sim.start.inventory_file import (
     InventoryRefused,
@@ -198,6 +198,7 @@ class Simulator:
         for number, host in enumerate(world.db.refs("host")):
             if number:
                 world.dom0s[host] = self._dom0_beside(world.dom0, number + 1)
+            dom0_inventory.write(world, host)
         return world
 
     def _dom0_beside(self, first: Dom0, number: int) -> Dom0:
