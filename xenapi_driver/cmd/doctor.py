@@ -71,7 +71,7 @@ class Doctor(Lister):
         try:
             conf = configuration(parsed_args.config_file, parsed_args.config_dir)
         except (cfg.Error, OSError, UnicodeError) as exc:
-            return examination.unreadable(_told(exc, parsed_args.config_file))
+            return examination.unreadable(told(exc, parsed_args.config_file))
         with _quiet("oslo_config"):  # its warnings of old names are rows, too
             return examination.Examination(conf).rows()
 
@@ -92,7 +92,7 @@ def _quiet(name: str) -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _told(exc: Exception, files: list[str] | None) -> str:
+def told(exc: Exception, files: list[str] | None) -> str:
     """Say in one line why the configuration cannot be read."""
     told = " ".join(str(exc).split())
     if isinstance(exc, cfg.Error):
