@@ -2,12 +2,13 @@
 """Fixtures: the scratch host under each Python, image servers, requests."""
 
 import contextlib
+import os
 import sys
 import uuid
 
 import pytest
 
-from tests.dom0 import image_server, interpreters, scratch_host
+from tests.dom0 import image_server, interpreters, scratch_host, xenstore_daemons
 
 # For the tests that look into one module of the plugins' library.
 sys.path.insert(0, str(scratch_host.PLUGINS))
@@ -28,14 +29,40 @@ def old_host(tmp_path):
 
 
 @contextlib.contextmanager
-def made(folder, version):
+def made(folder, version, **choices):
     """A host in ``folder`` for the length of a ``with``."""
     python = interpreters.wanted(version)
-    one = scratch_host.ScratchHost(folder / "host", python)
+    one = scratch_host.ScratchHost(folder / "host", python, **choices)
     try:
         yield one
     finally:
         one.close()
+
+
+@pytest.fixture(scope="session")
+def xenstored():
+    """The socket of Xen's own xenstored."""
+    require_daemon(ocaml=False)
+    with xenstore_daemons.xenstored() as path:
+        yield path
+
+
+@pytest.fixture(scope="session")
+def oxenstored():
+    """The socket of the xenstored that XenServer and XCP-ng run."""
+    require_daemon(ocaml=True)
+    with xenstore_daemons.oxenstored() as path:
+        yield path
+
+
+def require_daemon(ocaml):
+    """Skip or fail where a xenstored cannot run."""
+    absent = xenstore_daemons.missing(ocaml)
+    if absent:
+        message = f"NO REAL XENSTORED HERE, missing: {absent}"
+        if os.environ.get("REQUIRE_ROOT_PARTS") == "1":
+            pytest.fail(message)
+        pytest.skip(message)
 
 
 @pytest.fixture
