@@ -46,7 +46,15 @@ WITHOUT_NOVA = {"xapi", "formats", "flow", "sim", "conf", "dom0"}
 # Nova's contract names the driver module; a subject names every other one.
 NO_SUBJECT = {"utils", "util", "common", "helpers", "helper", "misc", "base"}
 # Shared with the host by name, and so not ours to choose.
-SCRIPTS = {"glance", "dom0_plugin_version", "kernel"}
+SCRIPTS = {
+    "agent",
+    "bandwidth",
+    "config_file",
+    "dom0_plugin_version",
+    "glance",
+    "kernel",
+    "xenstore",
+}
 
 
 @dataclasses.dataclass(frozen=True)

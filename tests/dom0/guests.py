@@ -114,8 +114,8 @@ class GuestAgent:
         at = f"{self._home}/host/{name}"
         try:
             question = json.loads(self._store.read(at))
-        except Refusal:
-            return  # taken back
+        except (Refusal, ValueError):
+            return  # taken back, or somebody else's
         self.asked.append((question["name"], question["value"]))
         unknown = said("500", "not implemented")
         act = self.does.get(question["name"], lambda name, value: unknown)
