@@ -15,7 +15,7 @@ from tests.dom0 import scratch_host
 SOURCES = sorted(
     path
     for path in scratch_host.PLUGINS.rglob("*")
-    if path.is_file() and "__pycache__" not in path.parts
+    if path.is_file() and "__pycache__" not in path.parts and path.suffix != ".filters"
 )
 PLUGINS = [path for path in SOURCES if path.parent == scratch_host.PLUGINS]
 

@@ -91,12 +91,7 @@ def call_plugin_task(
     *,
     progress: Callable[[float], None] | None = None,
 ) -> str:
-    """Run a dom0 plugin that may take hours, such as a transfer.
-
-    :param args: with a label of :meth:`Session.label` as ``call``, the plugin finds
-        the task that is made of this
-    """
-    method, label = "Async.host.call_plugin", args.get("call", "")
+    """Run a dom0 plugin that may take hours, such as a transfer."""
     return str(
-        session.task(method, ref, plugin, fn, args, progress=progress, label=label)
+        session.task("Async.host.call_plugin", ref, plugin, fn, args, progress=progress)
     )
