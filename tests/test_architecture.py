@@ -47,8 +47,15 @@ WITHOUT_NOVA = {"xapi", "formats", "flow", "sim", "conf", "dom0"}
 NO_SUBJECT = {"utils", "util", "common", "helpers", "helper", "misc", "base"}
 # Shared with the host by name, and so not ours to choose.
 SCRIPTS = {
-    "agent", "bandwidth", "config_file", "dom0_plugin_version", "glance", "kernel",
-    "netwrap", "xenstore",
+    "agent",
+    "bandwidth",
+    "config_file",
+    "console",
+    "dom0_plugin_version",
+    "glance",
+    "kernel",
+    "netwrap",
+    "xenstore",
 }
 
 

@@ -56,7 +56,7 @@ def run(functions):
     :param functions: dict of function name to callable(Request) -> JSON data
     """
     plugin = os.path.basename(sys.argv[0])
-    _log_to_syslog(plugin)
+    log_to_syslog(plugin)
     answer_fd = _take_stdout()
     signal.signal(signal.SIGTERM, _stop)
     try:
@@ -189,7 +189,7 @@ def _stop(signum, frame):
     raise Stopped
 
 
-def _log_to_syslog(plugin):
+def log_to_syslog(plugin):
     """Send our log to the host's syslog; without one, nowhere."""
     # A syslog that restarts meanwhile is no reason to print a traceback.
     logging.raiseExceptions = False
