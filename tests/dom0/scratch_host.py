@@ -86,10 +86,14 @@ class ScratchHost:
             "XENSTORED_PATH": str(self.dom0.xenstore_path()),
         }
 
-    def start_call(self, plugin: str, fn: str, request: Any) -> subprocess.Popen[bytes]:
+    def document(self, fn: str, request: Any) -> str:
+        """Return the one argument that XAPI gives a plugin."""
         text = request if isinstance(request, str) else json.dumps(request)
         session = self.api._session  # what the package keeps it as
-        return self.start(plugin, xmlrpc.client.dumps((session, {"request": text}), fn))
+        return xmlrpc.client.dumps((session, {"request": text}), fn)
+
+    def start_call(self, plugin: str, fn: str, request: Any) -> subprocess.Popen[bytes]:
+        return self.start(plugin, self.document(fn, request))
 
     def wrap(self, name: str, script: str) -> Path:
         """Put a program into the dom0, in place of the machine's own of that name."""

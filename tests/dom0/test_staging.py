@@ -4,6 +4,7 @@
 import contextlib
 import os
 import signal
+import tempfile
 import time
 import uuid
 
@@ -138,11 +139,27 @@ class TestPlacing:
         staging.sweep(str(sr))
         assert (target / "lock").exists()
 
-    def test_a_folder_without_a_lock_goes_when_it_is_old(self, sr):
-        path = sr / (staging._prefix() + "x")
-        path.mkdir()
+    def test_a_folder_without_a_lock_goes_too(self, sr):
+        (sr / (staging._prefix() + "x")).mkdir()
         staging.sweep(str(sr))
-        assert path.exists()
-        os.utime(path, (1, 1))
-        staging.sweep(str(sr))
-        assert not path.exists()
+        assert os.listdir(sr) == []
+
+    def test_a_folder_that_is_swept_before_it_has_its_lock_is_made_again(
+        self, sr, monkeypatch
+    ):
+        make = tempfile.mkdtemp
+        swept = []
+
+        def slow(**kwargs):
+            path = make(**kwargs)
+            if not swept:
+                staging.sweep(str(sr))
+                swept.append(path)
+            return path
+
+        monkeypatch.setattr(tempfile, "mkdtemp", slow)
+        with staging.folder(str(sr)) as folder:
+            assert folder not in swept
+            staging.sweep(str(sr))
+            assert os.path.isdir(folder)
+        assert os.listdir(sr) == []

@@ -17,6 +17,8 @@ from xenapi_dom0 import failures, paths
 ALGORITHMS = {"md5": 32, "sha1": 40, "sha256": 64, "sha384": 96, "sha512": 128}
 MAX_HEADERS = 64
 MAX_URLS = 16
+MAX_PROPERTIES = 128  # as many as the image service takes, unless configured
+MAX_PROPERTY = 65535  # characters
 SCHEMES = ("http", "https")
 MAX_HEADER_LENGTH = 16 * 1024  # bytes; a Keystone token has some hundred
 
@@ -47,6 +49,12 @@ def _typed(request, name, kind, called):
     if not isinstance(value, kind) or isinstance(value, bool):
         _refuse(name, "is missing or no " + called)
     return value
+
+
+def require(holds, name, reason):
+    """Refuse the argument ``name`` unless the condition holds."""
+    if not holds:
+        _refuse(name, reason)
 
 
 def only(request, names):
@@ -141,6 +149,24 @@ def headers(request, name):
         if re.search(r"[^\t\x20-\x7e\xa0-\xff]", text):
             _refuse(name, "has a value with control or non-Latin characters")
     return value
+
+
+def properties(request, name):
+    """Return the properties of an image, a dict of name to text.
+
+    Nobody reads a name with a dash, which is how the retired driver wrote some.
+    """
+    value = _typed(request, name, dict, "object")
+    if len(value) > MAX_PROPERTIES:
+        _refuse(name, "has more than %d properties" % MAX_PROPERTIES)
+    found = {}
+    for key, content in value.items():
+        if re.match(r"[A-Za-z0-9_.:-]{1,255}\Z", key) is None:
+            _refuse(name, "has a name that no property can have")
+        if not isinstance(content, str) or len(content) > MAX_PROPERTY:
+            _refuse(name, "has a value that is no text or too long")
+        found[key.replace("-", "_")] = content
+    return found
 
 
 def sr_directory(request, name):

@@ -69,7 +69,7 @@ class Image:
 
     def __exit__(self, *exc_info):
         self._source.close()
-        self._thread.join(1)
+        self._thread.join(0.2)
 
     def through(self, take):
         """Return what ``take`` makes of the image once all of it is known to be good.

@@ -14,14 +14,12 @@ import re
 import shutil
 import signal
 import tempfile
-import time
 
 from xenapi_dom0 import failures, paths
 from xenapi_dom0.serve import LOG
 
 _LOCK = "lock"
 _JOURNAL = "placing"
-_YOUNG = 60  # seconds in which a folder may be without its lock
 
 
 def _prefix():
@@ -38,8 +36,7 @@ def folder(sr_path):
     """
     sweep(sr_path)
     try:
-        path = tempfile.mkdtemp(prefix=_prefix(), dir=sr_path)
-        lock = _locked(path)
+        path, lock = _made(sr_path)
     except OSError as exc:
         raise failures.from_os_error(exc, "make a folder", sr_path) from exc
     try:
@@ -62,27 +59,39 @@ def sweep(sr_path):
         if not name.startswith(prefix) or os.path.islink(path):
             continue
         try:
-            lock = _locked(path, create=False)
+            lock = _locked(path)
         except BlockingIOError:
             continue  # its process lives
         except FileNotFoundError:
-            lock = None
-            with contextlib.suppress(FileNotFoundError):
-                if time.time() - os.stat(path).st_mtime < _YOUNG:
-                    continue
+            continue  # another sweep was faster
         except OSError as exc:
             LOG.warning("Cannot look at %s: %s", path, exc)
             continue
         LOG.warning("Removing %s, which a killed call left.", path)
         _clear(sr_path, path)
-        if lock is not None:
-            os.close(lock)
+        os.close(lock)
 
 
-def _locked(path, create=True):
+def _made(sr_path):
+    """Make a folder; return its path and the descriptor of its lock, held."""
+    while True:
+        path = tempfile.mkdtemp(prefix=_prefix(), dir=sr_path)
+        # Until it has its lock it looks like what a killed call left, and a sweep of
+        # another call takes it: then we make another one.
+        try:
+            lock = _locked(path)
+        except (BlockingIOError, FileNotFoundError):
+            continue
+        if os.path.exists(os.path.join(path, _LOCK)):
+            return path, lock
+        os.close(lock)
+
+
+def _locked(path):
     """Return a descriptor of the folder's lock, held; BlockingIOError if taken."""
-    flags = os.O_RDWR | os.O_NOFOLLOW | (os.O_CREAT if create else 0)
-    descriptor = os.open(os.path.join(path, _LOCK), flags, 0o600)
+    descriptor = os.open(
+        os.path.join(path, _LOCK), os.O_RDWR | os.O_NOFOLLOW | os.O_CREAT, 0o600
+    )
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
