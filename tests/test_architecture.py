@@ -53,8 +53,10 @@ SCRIPTS = {
     "console",
     "dom0_plugin_version",
     "glance",
+    "isolation",
     "kernel",
     "netwrap",
+    "vif-hotplug",
     "xenstore",
 }
 
