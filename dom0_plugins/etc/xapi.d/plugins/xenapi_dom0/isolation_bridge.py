@@ -44,16 +44,20 @@ def apply(vif, rights):
     names, there = _names_of(vif)
     if not there:
         return remove(vif)
-    neighbours = all([_set_filters(device, rights) for device in there])
-    rules = isolation_chains.rules(rights, neighbours)
-    _set_chain(isolation_chains.chain(vif.uuid), rules, names)
+    stem, rules = isolation_chains.stem(vif.uuid), isolation_chains.rules(rights)
+    # What stands needs no work, which is fifty programs to start.
+    same = isolation_chains.name(stem, rules) in _chains()[0]
+    neighbours = all([_set_filters(device, rights, same) for device in there])
+    if not neighbours:
+        rules = isolation_chains.rules(rights, neighbours=False)
+    _set_chain(stem, rules, names)
     return there
 
 
 def shut(vif):
     """Let the VIF's devices send nothing; return their names."""
     names, there = _names_of(vif)
-    _set_chain(isolation_chains.chain(vif.uuid), [["-j", "DROP"]], names)
+    _set_chain(isolation_chains.stem(vif.uuid), isolation_chains.SHUT, names)
     return there
 
 
@@ -62,18 +66,18 @@ def remove(vif):
     _names, there = _names_of(vif)
     for device in there:
         _delete_filters(device, _filters_of(device))
-    forget(isolation_chains.chain(vif.uuid))
+    forget(isolation_chains.stem(vif.uuid))
     return there
 
 
 def show(vif):
     """Return the VIF's rules and filters as they are now, a list of text."""
-    chain = isolation_chains.chain(vif.uuid)
+    stem = isolation_chains.stem(vif.uuid)
     chains, jumps = _chains()
     found = ["-A PREROUTING -i %s -j %s" % jump for jump in jumps
-             if jump[1].startswith(chain)]
+             if jump[1].startswith(stem)]
     for name in chains:
-        if name.startswith(chain):
+        if name.startswith(stem):
             found += ["-A %s %s" % (name, rule) for rule in chains[name]]
     for device in _names_of(vif)[1]:
         found += ["tc dev %s pref %d" % (device, pref) for pref in _filters_of(device)]
@@ -81,8 +85,9 @@ def show(vif):
 
 
 def remembered():
-    """Return the names, without their last letter, of all chains of ours."""
-    return sorted({name[:-1] for name in _chains()[0]})
+    """Return the stems of all chains of ours that some frame comes to."""
+    chains, jumps = _chains()
+    return sorted({target[:-8] for _device, target in jumps if target in chains})
 
 
 def trace(key):
@@ -90,14 +95,14 @@ def trace(key):
     return key
 
 
-def forget(chain):
-    """Take away the chains of a VIF, by their name without its last letter."""
+def forget(stem):
+    """Take away the chains whose names begin so."""
     chains, jumps = _chains()
     for device, name in jumps:
-        if name.startswith(chain):
+        if name.startswith(stem):
             _ebtables("-D", "PREROUTING", "-i", device, "-j", name)
     for name in chains:
-        if name.startswith(chain):
+        if name.startswith(stem):
             _drop_chain(name)
 
 
@@ -115,32 +120,43 @@ def close_bridges(names, known, _free):
         match = GUEST_PORT.match(device)
         rules += [["-i", "%s%s.%s" % ((kind,) + match.groups()), "-j", "RETURN"]
                   for kind in ("vif", "tap")]
-    _set_chain(_CLOSED, rules + [["-j", "DROP"]], _EVERY_GUEST)
+    _set_chain(_CLOSED, rules + isolation_chains.SHUT, _EVERY_GUEST)
 
 
-def _set_chain(chain, rules, devices):
-    """Put a chain in the place of an older one, which judges until then.
+def _set_chain(stem, rules, devices):
+    """Have a chain of these rules judge what the devices send, in place of an older.
 
-    :param chain: its name without the last letter
+    The older one judges until the new one is whole; where there is none, nothing
+    passes meanwhile.
+
+    :param stem: how the names of both begin
     """
+    new = isolation_chains.name(stem, rules)
     chains, jumps = _chains()
-    used = {name for _device, name in jumps}
-    new = chain + ("b" if chain + "a" in used else "a")
-    if new in chains:
-        _drop_chain(new)  # a killed call got so far
-    _ebtables("-N", new)
-    for rule in rules:
-        _ebtables("-A", new, *rule)
+    reached = {device for device, name in jumps if name.startswith(stem)}
+    if len(chains.get(new, ())) != len(rules):
+        broken = (new in {name for _device, name in jumps}
+                  or not reached.issuperset(devices))
+        if broken and rules != isolation_chains.SHUT:
+            _set_chain(stem, isolation_chains.SHUT, devices)
+            chains, jumps = _chains()
+        if new in chains:
+            _drop_chain(new)  # a killed call got so far
+        _ebtables("-N", new)
+        for rule in rules:
+            _ebtables("-A", new, *rule)
     for device in devices:
-        _ebtables("-I", "PREROUTING", "1", "-i", device, "-j", new)
+        if (device, new) not in jumps:
+            _ebtables("-I", "PREROUTING", "1", "-i", device, "-j", new)
     for device, name in jumps:
-        ours = name.startswith(chain)
+        wanted = name == new and device in devices
+        ours = name.startswith(stem)
         # A chain that another VIF's killed call left on a device that is ours now.
         other = name.startswith(isolation_chains.CHAIN) and device in devices
-        if ours or other:
+        if (ours or other) and not wanted:
             _ebtables("-D", "PREROUTING", "-i", device, "-j", name)
     for name in chains:
-        if name.startswith(chain) and name != new:
+        if name.startswith(stem) and name != new:
             _drop_chain(name)
 
 
@@ -149,11 +165,16 @@ def _drop_chain(name):
     _ebtables("-X", name)
 
 
-def _set_filters(device, rights):
-    """Look into the device's neighbour discovery; return False where tc cannot."""
+def _set_filters(device, rights, same):
+    """Look into the device's neighbour discovery; return False where tc cannot.
+
+    :param same: the rules were made for the same rights
+    """
     old = _filters_of(device)
     first = _FIRST[1] if old and min(old) < _FIRST[1] else _FIRST[0]
     lines = isolation_chains.filters(rights, device, first)
+    if same and len(old) == len(lines):
+        return True
     try:
         _tc(["qdisc", "add", "dev", device, "ingress"], accept=(0, 1, 2))
         _tc(["-batch", "-"], lines)

@@ -12,7 +12,11 @@ more. Both together let the same through as isolation_flows, but for this: fragm
 a UDP datagram to a DHCP client are seen and dropped here.
 """
 
+import hashlib
+import json
+
 CHAIN = "xi-"
+SHUT = [["-j", "DROP"]]
 CODES6 = ((1, 4), (128, 129), (131, 133), (143, 143))  # ranges of ICMPv6, see flows
 CODES6_UNSPECIFIED = (131, 133, 143)
 NEIGHBOURS = (135, 136)
@@ -23,12 +27,18 @@ _EXTENSIONS = (0, 43, 51, 60)  # hop by hop, routing, authentication, destinatio
 _LISTENING = (131, 132, 143)
 
 
-def chain(vif_uuid):
-    """Return the name of a VIF's chain, to which a letter is added.
+def stem(vif_uuid):
+    """Return how the names of a VIF's chains begin."""
+    return CHAIN + vif_uuid.replace("-", "")[:14] + "-"
 
-    A name that a rule jumps to has 28 characters at most.
+
+def name(begin, lines):
+    """Return the name of the chain of these rules: it tells them from others.
+
+    :param begin: a stem of 18 characters at most: a name that a rule jumps to has 28
     """
-    return CHAIN + vif_uuid.replace("-", "")[:20] + "-"
+    digest = hashlib.sha256(json.dumps(lines).encode("ascii")).hexdigest()
+    return begin + digest[:8]
 
 
 def rules(rights, neighbours=True):
@@ -41,7 +51,7 @@ def rules(rights, neighbours=True):
     found += _arp(rights) + _ipv4(rights)
     if neighbours:
         found += _ipv6(rights)
-    return found + [["-j", "DROP"]]
+    return found + SHUT
 
 
 def _arp(rights):
