@@ -2,14 +2,15 @@
 """The host's hook for VIFs that come up or go, and the service that watches ports.
 
 xapi's network scripts call ``/etc/xapi.d/vif-hotplug -action online|remove -vifuuid
-<uuid> -vmuuid <uuid>`` and wait for it. It always ends with 0 and prints nothing: a
-VIF must come up though we cannot do our part. That part then is done by the service,
+<uuid> -vmuuid <uuid>`` and wait for it. It then always ends with 0 and prints nothing:
+a VIF must come up though we cannot do our part. That part then is done by the service,
 ``vif-hotplug -action watch``, as soon as it can be; on a closed host (see isolation)
-the VIF can send nothing until then.
+the VIF can send nothing until then. ``-action all`` does once what the service does.
 
 Hooks of others, the one that was there before ours too, lie in vif-hotplug.d and are
 called after ours, in the order of their names, with the same arguments.
 """
+import contextlib
 import os
 import select
 import stat
@@ -28,10 +29,11 @@ RETRY = 5.0  # seconds after something went wrong
 
 
 def run(argv):
-    """Carry out one call of the hook."""
+    """Carry out one call of the hook; return the exit code."""
     serve.log_to_syslog("vif-hotplug")
     given = dict(zip(argv[::2], argv[1::2]))
     action = given.get("-action")
+    code = 0
     try:
         if action == "watch":
             Watch().run()
@@ -45,8 +47,11 @@ def run(argv):
     except Exception:
         # The top of the process, and a VIF that waits for it.
         LOG.exception("%s failed", action)
+        code = 1
     if action in ("online", "remove"):
         _call_others(argv)
+        return 0
+    return code
 
 
 def hook(vif_uuid, vm_uuid):
@@ -92,6 +97,8 @@ class Watch:
                 # The switch or XAPI starts again, for instance.
                 LOG.warning("Looking again in %d s: %s %s", RETRY, exc.code, exc.params)
                 self._seen = {}
+                with contextlib.suppress(failures.Failure):
+                    isolation.close_if_told()
             finally:
                 if monitor is not None:
                     commands.stop(monitor)
@@ -115,17 +122,28 @@ class Watch:
         changed = {key for key in set(seen) | set(self._seen)
                    if seen.get(key) != self._seen.get(key)}
         lost = self._with_rules - set(self._switch.remembered())
-        lost -= {self._switch.trace(key) for key in changed}
+        lost -= {self._switch.trace(key) for key in changed if key}
         if not changed and not lost:
             return
         with xapi.local_login() as session:
             if lost or "" in changed or not self._seen or isolation.closed():
-                isolation.apply_all(session)
+                done = isolation.apply_all(session)
+                self._with_rules = set()
             else:
-                for vif_uuid in sorted(changed):
-                    isolation.apply(session, vif_uuid)
+                done = {"failed": (), "applied": [
+                    isolation.apply(session, vif_uuid) for vif_uuid in sorted(changed)
+                ]}
+        if done["failed"]:
+            raise failures.Failure(
+                failures.COMMAND_FAILED, "isolate VIFs", ", ".join(done["failed"])
+            )
+        # What was just made counts, not what is there by now: it may be lost already.
+        for report in done["applied"]:
+            trace = self._switch.trace(report["vif"])
+            self._with_rules.discard(trace)
+            if report["isolated"] and report["ports"]:
+                self._with_rules.add(trace)
         self._seen = seen
-        self._with_rules = set(self._switch.remembered())
 
 
 def _call_others(argv):

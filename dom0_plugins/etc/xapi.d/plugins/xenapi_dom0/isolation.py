@@ -112,9 +112,19 @@ def apply_all(session):
     free = [port for report in applied if not report["isolated"]
             for port in report["ports"]]
     with locks.held("isolation", "bridges", WAIT):
-        names = _bridges(session) if closed() else []
-        switch.close_bridges(names, known, free)
+        switch.close_bridges(closed(), known, free)
     return {"applied": applied, "failed": failed}
+
+
+def close_if_told():
+    """Close a host that should be closed and is not, while XAPI does not answer.
+
+    So it is after the switch started again without its flows.
+    """
+    switch = backend()
+    if closed() and not switch.is_closed():
+        with locks.held("isolation", "bridges", WAIT):
+            switch.close_bridges(True, [], [])
 
 
 def shut(vif_uuid, vm_uuid):
@@ -163,16 +173,6 @@ def _forget_the_gone(switch, known):
         if digits and not any(mark.startswith(digits.group()) for mark in marks):
             LOG.info("Removing the rules of a VIF that is gone: %s", trace)
             switch.forget(trace)
-
-
-def _bridges(session):
-    """Return the names of the bridges that XAPI itself makes and fills.
-
-    On one that it does not manage, such as Neutron's integration bridge, another
-    agent adds ports of its own, which a closed bridge would cut off.
-    """
-    records = session.call("network.get_all_records").values()
-    return sorted(record["bridge"] for record in records if record["managed"])
 
 
 def _content(path):

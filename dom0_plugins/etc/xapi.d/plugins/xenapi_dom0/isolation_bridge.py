@@ -90,9 +90,9 @@ def remembered():
     return sorted({target[:-8] for _device, target in jumps if target in chains})
 
 
-def trace(key):
-    """Return what :func:`remembered` has of a key of :func:`layout`."""
-    return key
+def trace(vif_uuid):
+    """Return what :func:`remembered` has of a VIF."""
+    return isolation_chains.stem(vif_uuid)
 
 
 def forget(stem):
@@ -106,13 +106,13 @@ def forget(stem):
             _drop_chain(name)
 
 
-def close_bridges(names, known, _free):
+def close_bridges(closed, known, _free):
     """Let guests' devices of which nothing is known send nothing; or open them again.
 
-    :param names: of the bridges to close; here it is all or none
+    :param closed: which of both
     :param known: names of the guests' devices that were judged
     """
-    if not names:
+    if not closed:
         forget(_CLOSED)
         return
     rules = []
@@ -121,6 +121,11 @@ def close_bridges(names, known, _free):
         rules += [["-i", "%s%s.%s" % ((kind,) + match.groups()), "-j", "RETURN"]
                   for kind in ("vif", "tap")]
     _set_chain(_CLOSED, rules + isolation_chains.SHUT, _EVERY_GUEST)
+
+
+def is_closed():
+    """Say whether devices of which nothing is known can send nothing."""
+    return _CLOSED in remembered()
 
 
 def _set_chain(stem, rules, devices):

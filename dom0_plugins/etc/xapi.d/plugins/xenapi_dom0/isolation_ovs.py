@@ -9,6 +9,9 @@ from xenapi_dom0.serve import LOG
 
 TIMEOUT = 30  # seconds for one command
 GUEST_PORT = re.compile(r"(?:vif|tap)([0-9]+\.[0-9]+)\Z")
+# Names that only XAPI gives. On a bridge of others, such as Neutron's integration
+# bridge, an agent adds ports of its own, which a closed bridge would cut off.
+_XAPI_BRIDGES = ("xen", "xapi")
 # What bridges speak by default, and what Neutron lets them speak.
 _VERSIONS = "OpenFlow10,OpenFlow13,OpenFlow14"
 _OURS = "cookie=0x%x/0x%x" % (isolation_flows.COOKIES, isolation_flows.COOKIE_MASK)
@@ -142,13 +145,13 @@ def forget(digits):
         _replace(bridge, cookie, [], [])
 
 
-def close_bridges(names, _known, free):
-    """Let ports without flows of ours send nothing on bridges; open the others again.
+def close_bridges(closed, _known, free):
+    """Let ports without flows of ours send nothing on XAPI's bridges, or open them.
 
     What is no guest's port is trusted: the physical ones, bonds, VLANs, LOCAL, tunnels,
     patches. The rule is by port and looks at no tag, so trunks stay trunks.
 
-    :param names: of the bridges to close
+    :param closed: whether to close them
     :param free: names of the guests' ports that nobody wants isolated
     """
     switch = Switch()
@@ -156,8 +159,16 @@ def close_bridges(names, _known, free):
         trusted = [port.number for port in switch.ports
                    if port.bridge == bridge and port.number is not None
                    and (port.device in free or not GUEST_PORT.match(port.device))]
-        lines = isolation_flows.of_bridge(trusted) if bridge in names else []
+        close = closed and bridge.startswith(_XAPI_BRIDGES)
+        lines = isolation_flows.of_bridge(trusted) if close else []
         _replace(bridge, isolation_flows.BASE_COOKIE, lines, [])
+
+
+def is_closed():
+    """Say whether all bridges are closed that can be."""
+    said = "cookie=0x%x/-1" % isolation_flows.BASE_COOKIE
+    return all(_dump(bridge, said) for bridge in Switch().bridges
+               if bridge.startswith(_XAPI_BRIDGES))
 
 
 def _replace(bridge, cookie, lines, numbers):

@@ -31,6 +31,7 @@ ADDRESSES_KEY = "xenapi-isolation-addresses"
 NETWORKING = "vm-data/networking/"
 MAX_ADDRESSES = 64  # of one VIF; each costs several rules
 _OFF = ("", "off", "false", "no", "0")
+_ADDRESS = re.compile(r"[0-9A-Fa-f:.]{2,45}(?:/[0-9]{1,3})?\Z")
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}\Z")
 
 # ipv4, ipv6: tuples of ipaddress networks, a single address as /32 or /128.
@@ -129,8 +130,11 @@ def _told_to_guest(vm, mac):
 
 def _network(text):
     """Return an address or network that a guest can have, else None."""
+    # From Python 3.9 on an IPv6 address may carry a zone, which can hold anything.
+    if _ADDRESS.match(text) is None:
+        return None
     try:
-        network = ipaddress.ip_network(text.strip())
+        network = ipaddress.ip_network(text)
     except ValueError:
         return None
     first, last = network.network_address, network.broadcast_address
