@@ -81,7 +81,7 @@ def _running(
     with open(folder / "said", "wb") as said:
         process = subprocess.Popen(argv, env=environment, stdout=said, stderr=said)
     try:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not _answers(path):
             told = (folder / "said").read_text()
             assert process.poll() is None and time.monotonic() < deadline, told
