@@ -248,6 +248,9 @@ def test_a_guest_that_fills_its_records_gets_no_endless_answer(
         # Names that do not fit into one message of the protocol come all the same.
         host.tools.run("rm", *records[:60])
         assert len(host.call("xenstore", "list_records", listed)) == 240
+        twice = [{"act": "list", "path": "data/many"}] * 2
+        found = refused(host, "batch", dom_id=domain.id, records=twice)
+        assert found[:2] == ["BAD_ARGUMENT", "path"]
 
 
 def test_a_transaction_that_others_spoil_is_done_again(tmp_path):

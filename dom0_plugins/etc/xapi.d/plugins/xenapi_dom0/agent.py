@@ -17,6 +17,7 @@ from xenapi_dom0 import arguments, domains, failures, locks, paths, xenstore
 from xenapi_dom0.serve import LOG
 
 POLL = 0.5  # seconds; a watch tells earlier
+PAUSE = 0.01  # seconds
 VERSION_ATTEMPT = 30  # seconds; an agent that starts may sweep questions away
 DONE = ("0",)
 KEY_EXCHANGED = ("D0",)
@@ -122,6 +123,8 @@ class Agent:
             if left <= 0:
                 raise failures.Failure(failures.AGENT_TIMEOUT, called, seconds)
             self._store.wait(min(left, POLL))
+            # A guest that changes its record all the time shall not keep dom0 busy.
+            time.sleep(PAUSE)
 
     def await_version(self, seconds):
         """Return the version of an agent that may have yet to start."""

@@ -121,14 +121,25 @@ def below(store, at):
     return found
 
 
-def answerable(answer, name):
-    """Return an answer if it is short enough for one.
+class Answers:
+    """What is answered together, as long as one answer of a plugin carries it.
 
-    :param name: of the argument that asks for it
+    :ivar all: a list
     """
-    if len(json.dumps(answer)) > MAX_ANSWER:
-        raise _too_much(name)
-    return answer
+
+    def __init__(self):
+        self.all = []
+        self._size = 0
+
+    def add(self, answer):
+        """Append JSON data.
+
+        :raises Failure: BAD_ARGUMENT
+        """
+        self._size += len(json.dumps(answer))
+        if self._size > MAX_ANSWER:
+            raise _too_much("path")
+        self.all.append(answer)
 
 
 def _too_much(name):
