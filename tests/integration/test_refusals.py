@@ -165,17 +165,17 @@ def test_plugins_missing(version_plugin, refused):
     assert_told(
         refused(),
         f"The dom0 plugin '{VERSION_PLUGIN}' is not installed on the host: copy the "
-        "plugins of this release (version 3.0) into its /etc/xapi.d/plugins and "
+        "plugins of this release (version 3.1) into its /etc/xapi.d/plugins and "
         "make them executable.",
     )
 
 
 def test_plugins_too_old(version_plugin, refused):
     script = version_plugin.read_text()
-    version_plugin.write_text(script.replace('VERSION = "3.0"', 'VERSION = "2.1"'))
+    version_plugin.write_text(script.replace('VERSION = "3.1"', 'VERSION = "2.1"'))
     assert_told(
         refused(),
-        "The host's dom0 plugins have version 2.1, but version 3.0 or a later one of "
+        "The host's dom0 plugins have version 2.1, but version 3.1 or a later one of "
         "the same series is needed: replace them in its /etc/xapi.d/plugins by those "
         "of this release.",
     )

@@ -276,7 +276,7 @@ class Examination:
     def _plugins(self) -> Findings:
         found = plugins.check_version(self._session)
         needed = plugins.version_text(plugins.REQUIRED)
-        yield OK, f"version {found}; {needed} or later is needed", ""
+        yield OK, f"version {found.version}; {needed} or later is needed", ""
 
     def _guests(self) -> Findings:
         record = host.get(self._session, self._session.host_ref)

@@ -41,8 +41,12 @@ class Client(Protocol):
         *args: Any,
         progress: Callable[[float], None] | None = None,
         timeout: float | None = None,
+        label: str = "",
     ) -> Any:
         """Run a long call; see :meth:`Session.task`."""
+
+    def label(self) -> str:
+        """Return a new label for a task; see :meth:`Session.label`."""
 
     def door(self, host_ref: str | None = None) -> Transport:
         """Return an unopened way to a host; see :meth:`Session.door`."""

@@ -91,7 +91,12 @@ def call_plugin_task(
     *,
     progress: Callable[[float], None] | None = None,
 ) -> str:
-    """Run a dom0 plugin that may take hours, such as a transfer."""
+    """Run a dom0 plugin that may take hours, such as a transfer.
+
+    :param args: with a label of :meth:`Session.label` as ``call``, the plugin finds
+        the task that is made of this
+    """
+    method, label = "Async.host.call_plugin", args.get("call", "")
     return str(
-        session.task("Async.host.call_plugin", ref, plugin, fn, args, progress=progress)
+        session.task(method, ref, plugin, fn, args, progress=progress, label=label)
     )

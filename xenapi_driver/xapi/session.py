@@ -22,7 +22,7 @@ from typing import Any
 import XenAPI
 from oslo_log import log as logging
 
-from xenapi_driver.xapi import effects, errors, events, lost, pool, tasks, wire
+from xenapi_driver.xapi import effects, errors, events, lost, pool, task, tasks, wire
 from xenapi_driver.xapi.client import existing
 from xenapi_driver.xapi.connections import Connections
 from xenapi_driver.xapi.host import HostRecord
@@ -32,7 +32,6 @@ from xenapi_driver.xapi.pool import PoolRecord
 from xenapi_driver.xapi.records import KINDS
 from xenapi_driver.xapi.requests import RequestCounter
 from xenapi_driver.xapi.tables import Kind, Snapshot
-from xenapi_driver.xapi.task import CALL_LABEL, LABEL_HEADER, ORIGINATOR_LABEL
 from xenapi_driver.xapi.transport import Answer, Transport
 from xenapi_driver.xapi.wire_json import JsonRpc
 from xenapi_driver.xapi.wire_xml import XmlRpc
@@ -347,20 +346,27 @@ class Session:
         value, _sent = self._carried_out(method, args)
         return value
 
-    def begin(self, method: str, args: Sequence[Any]) -> tuple[str, lost.Sent]:
+    def label(self) -> str:
+        """Return a new label, by which the host's task of one call is known."""
+        return f"{self._run}-{next(self._numbers)}"
+
+    def begin(
+        self, method: str, args: Sequence[Any], label: str = ""
+    ) -> tuple[str, lost.Sent]:
         """Begin an ``Async.`` call; return its task, and what was sent.
 
         Raises as :meth:`call` does.
 
         :raises lost.AlreadyDone: its answer was lost, and the work is done
         """
-        value, sent = self._carried_out(method, args)
+        value, sent = self._carried_out(method, args, label)
         return str(value), sent
 
-    def _carried_out(self, method: str, args: Sequence[Any]) -> tuple[Any, lost.Sent]:
-        label = f"{self._run}-{next(self._numbers)}"
+    def _carried_out(
+        self, method: str, args: Sequence[Any], label: str = ""
+    ) -> tuple[Any, lost.Sent]:
         before = self.events.glance() if self.events.running else None
-        sent = lost.Sent(method, args, label, before)
+        sent = lost.Sent(method, args, label or self.label(), before)
         try:
             value = self._persisted(sent)
         except errors.XapiError:
@@ -447,12 +453,17 @@ class Session:
         *args: Any,
         progress: Callable[[float], None] | None = None,
         timeout: float | None = None,
+        label: str = "",
     ) -> Any:
         """Run an ``Async.`` method to its end and return its value.
 
         Blocks, on events rather than on a connection. See :func:`tasks.run`.
+
+        :param label: of :meth:`label`, where the work itself is to know it
         """
-        return tasks.run(self, method, args, progress=progress, timeout=timeout)
+        return tasks.run(
+            self, method, args, progress=progress, timeout=timeout, label=label
+        )
 
     def clear_leftovers(self) -> None:
         """Remove the tasks that an earlier process of ours has left on the host."""
@@ -543,7 +554,7 @@ class Session:
         label: str = "",
         patience: float | None = None,
     ) -> Any:
-        headers = self._labels(label) if label else {}
+        headers = task.headers(self._originator, label) if label else {}
 
         def carry(path: str, content_type: str, body: bytes) -> Answer:
             self.requests.add(method, len(body))
@@ -564,13 +575,6 @@ class Session:
         # Not where it was caught: its details may hold our session's reference,
         # and an exception keeps the one that it came from.
         raise self.failure(refusal, method)
-
-    def _labels(self, label: str) -> dict[str, str]:
-        """Return the headers by which the host's task of a call is known again."""
-        return {
-            LABEL_HEADER + ORIGINATOR_LABEL: self._originator,
-            LABEL_HEADER + CALL_LABEL: label,
-        }
 
     def failure(self, description: Sequence[object], method: str) -> errors.XapiFailure:
         """Make the exception for an ErrorDescription, our secrets masked."""

@@ -19,6 +19,14 @@ ORIGINATOR_LABEL = "originator"
 CALL_LABEL = "call"
 
 
+def headers(originator: str, label: str) -> dict[str, str]:
+    """Return the headers by which the host's task of a call is known again."""
+    return {
+        LABEL_HEADER + ORIGINATOR_LABEL: originator,
+        LABEL_HEADER + CALL_LABEL: label,
+    }
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class TaskRecord:
     """What we read of one ``task.get_record``: a snapshot, not a live object.

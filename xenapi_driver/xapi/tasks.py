@@ -26,7 +26,9 @@ _CANCEL_SECONDS = 10.0
 class Beginner(Client, Protocol):
     """A session that can begin a task and say what it sent."""
 
-    def begin(self, method: str, args: Sequence[Any]) -> tuple[str, lost.Sent]:
+    def begin(
+        self, method: str, args: Sequence[Any], label: str = ""
+    ) -> tuple[str, lost.Sent]:
         """Begin a task; see :meth:`Session.begin`."""
 
 
@@ -37,6 +39,7 @@ def run(
     *,
     progress: Callable[[float], None] | None = None,
     timeout: float | None = None,
+    label: str = "",
 ) -> Any:
     """Start ``method``, wait until its task has ended, and return its value.
 
@@ -46,13 +49,14 @@ def run(
     :param method: with its ``Async.`` prefix
     :param progress: called with 0.0 to 1.0 as the host reports it
     :param timeout: seconds; None waits for ever
+    :param label: of :meth:`Session.label`, where the work is to know its task
     :raises XapiFailure: the host refused the call, or the task failed
     :raises TaskCancelled: somebody cancelled it
     :raises TaskTimeout: not finished in time
     :raises TaskLost: the host forgot it; the outcome is unknown
     """
     try:
-        ref, sent = session.begin(method, args)
+        ref, sent = session.begin(method, args, label)
     except lost.AlreadyDone as exc:
         return exc.value
     try:
