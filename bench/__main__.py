@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """``python -m bench``: what the driver costs a host, and how fast the embedded one is.
 
-Prints tables; writes ``build/bench-driver.json``, ``build/bench-simulator.json`` and
-plots beside them, and ``build/bench.json`` with the ratios that ``make figures`` takes
-over.
+And how fast the dom0 plugins move images. Prints tables; writes ``bench-driver.json``,
+``bench-images.json``, ``bench-simulator.json`` and plots beside them to ``build``, and
+``build/bench.json`` with the ratios that ``make figures`` takes over.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ import argparse
 import json
 from typing import Any
 
-from bench import driver, driver_report, report, simulator
+from bench import driver, driver_report, images, images_report, report, simulator
 from bench.report import BUILD
 
 _PARTS: dict[str, tuple[Any, Any]] = {
     "driver": (driver, driver_report),
+    "images": (images, images_report),
     "simulator": (simulator, report),
 }
 
@@ -35,7 +36,7 @@ def _ratios(measured: dict[str, float]) -> None:
 def main() -> None:
     """Measure, write, print."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("part", nargs="?", choices=_PARTS, help="both when left out")
+    parser.add_argument("part", nargs="?", choices=_PARTS, help="all when left out")
     parser.add_argument(
         "--vms",
         type=_sizes,
@@ -49,7 +50,8 @@ def main() -> None:
     printed: dict[str, Any] = {}
     for name in [arguments.part] if arguments.part else _PARTS:
         part, shown = _PARTS[name]
-        found = part.measure(arguments.vms or part.SIZES)
+        vms = arguments.vms if part is not images else None
+        found = part.measure(vms or part.SIZES)
         printed[name] = found
         (BUILD / f"bench-{name}.json").write_text(report.as_json(found) + "\n")
         ratios = part.ratios(found)
