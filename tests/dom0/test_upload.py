@@ -273,11 +273,17 @@ def test_servers_that_never_take_it(old_host, glance):
     )
 
 
-@pytest.mark.parametrize("status", ["active", "saving", "deleted", "importing"])
+@pytest.mark.parametrize("status", ["active", "deleted", "importing", None])
 def test_an_image_that_does_not_wait_gets_nothing(old_host, glance, status):
     image = glance.image(status=status)
     failure = refused(old_host, glance, image, put(old_host, chain(1)))
     assert ("NOT_PERMITTED", 0) == (failure.code, glance.puts())
+
+
+def test_an_image_that_somebody_else_stores_is_waited_for_a_little(old_host, glance):
+    image = glance.image(status="saving")
+    failure = refused(old_host, glance, image, put(old_host, chain(1)))
+    assert ("IMAGE_TRANSFER_FAILED", 0) == (failure.code, glance.puts())
 
 
 def test_an_image_that_is_gone_is_not_found(old_host, glance):
@@ -393,5 +399,16 @@ class TestDeflate:
 
     def test_the_pieces_share_what_they_repeat(self):
         piece = random.Random(4).randbytes(16 * 1024)
-        packed = b"".join(deflate.gzipped(iter([piece] * 20), 6, 2))
+        packed = b"".join(deflate.gzipped(iter([piece] * 20), 9, 2))
         assert len(packed) < 2 * len(piece)
+
+    @pytest.mark.parametrize("level", [1, 6, 9])
+    def test_only_noise_is_left_as_it_is(self, level):
+        dice = random.Random(6)
+        noise = dice.randbytes(256 * 1024)
+        text = b" ".join(b"%d" % number for number in range(60000))[:256 * 1024]
+        mixed = noise[:128 * 1024] + text[:128 * 1024]
+        base64 = noise.hex().encode()[:256 * 1024]
+        for piece in (text, mixed, base64, noise):
+            packed = b"".join(deflate.gzipped(iter([piece]), level, 1))
+            assert len(packed) < 1.02 * len(gzip.compress(piece, level))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ``direct_vhd`` handler: a dom0 plugin moves VHD chains into a file-based SR."""
+"""The ``direct_vhd`` handler: a dom0 plugin moves VHD chains of a file-based SR."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from oslo_log import log as logging
 
@@ -16,6 +17,8 @@ from xenapi_driver.xapi import errors, plugins, sr, vdi
 from xenapi_driver.xapi.home import Home
 
 LOG = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 # One fresh UUID for each VHD that an image may hold; the longest chain that the
 # documented image format allows.
@@ -32,14 +35,16 @@ LONGEST_PAUSE_SECONDS = 15.0
 
 @dataclass(frozen=True)
 class TransferRules:
-    """How dom0 may fetch: attempts in all, and how it trusts the image service.
+    """How dom0 may move images: attempts, and how it trusts the image service.
 
     :ivar ca_file: path **in dom0** of the CA that signed the service, or None
+    :ivar compression_level: of what is stored, 0 to 9, or None for gzip's own
     """
 
     attempts: int = 3
     insecure: bool = False
     ca_file: str | None = None
+    compression_level: int | None = None
 
 
 def check_sr(record: sr.SrRecord, path: str | None) -> None:
@@ -74,28 +79,83 @@ def fetch(
             f"Image {source.image_id} has disk_format {source.disk_format}; this "
             "release boots vhd images (container_format ovf) only.",
         )
-    pause = FIRST_PAUSE_SECONDS
-    for left in reversed(range(rules.attempts)):
+
+    def attempt() -> vdi.VdiRecord:
         stack = [str(uuid.uuid4()) for _ in range(LONGEST_CHAIN)]
-        request = _request(home, source, rules, stack, max_bytes)
+        request = {
+            **_request(home, source, rules),
+            "uuid_stack": stack,
+            "checksum": source.checksum,
+            "max_bytes": None if max_bytes is None else max_bytes + SLACK_BYTES,
+        }
         try:
             return _fetched(home, request, progress)
         except errors.PluginError as exc:
             # The plugin refused, and removed what it had begun; it has asked each
             # server as often as the rules allow.
-            raise _image_error(home, source.image_id, exc) from exc
-        except errors.PluginFailure as exc:
-            _remove_strays(home, stack)
-            if not left or not _was_killed(exc):
-                raise
-            LOG.warning(
-                "The dom0 plugin was killed while it fetched image %(image)s: "
-                "%(error)s Trying again in %(pause).1f s.",
-                {"image": source.image_id, "error": exc, "pause": pause},
-            )
+            raise _image_error(home, source.image_id, exc, "fetched") from exc
         except BaseException:
             _remove_strays(home, stack)
             raise
+
+    return _until_not_killed(source.image_id, rules, attempt)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What Glance was given: number of bytes, and their SHA-512."""
+
+    size: int
+    sha512: str
+
+
+def store(
+    home: Home,
+    target: image_source.ImageTarget,
+    vdi_uuids: list[str],
+    rules: TransferRules,
+    progress: Callable[[float], None] | None = None,
+) -> Stored:
+    """Give the disks of a snapshot's chain to an image that waits for them.
+
+    :param vdi_uuids: leaf first, down to the base; nobody may write to them
+    :raises exceptions.ImageError: one of its kinds; the image has no data then
+    """
+
+    def attempt() -> Stored:
+        request = {
+            **_request(home, target, rules),
+            "vdi_uuids": vdi_uuids,
+            "properties": target.properties,
+            "compression_level": rules.compression_level,
+        }
+        try:
+            answer = plugins.call(
+                home.session, "glance", "upload_vhd", request, progress=progress
+            )
+        except errors.PluginError as exc:
+            raise _image_error(home, target.image_id, exc, "stored") from exc
+        return Stored(answer["bytes"], answer["checksum"]["value"])
+
+    return _until_not_killed(target.image_id, rules, attempt)
+
+
+def _until_not_killed(
+    image_id: str, rules: TransferRules, attempt: Callable[[], Result]
+) -> Result:
+    """Do it again while a signal ends the plugin: out of memory, or an operator."""
+    pause = FIRST_PAUSE_SECONDS
+    for left in reversed(range(rules.attempts)):
+        try:
+            return attempt()
+        except errors.PluginFailure as exc:
+            if not left or not _was_killed(exc):
+                raise
+            LOG.warning(
+                "The dom0 plugin was killed while it moved image %(image)s: "
+                "%(error)s Trying again in %(pause).1f s.",
+                {"image": image_id, "error": exc, "pause": pause},
+            )
         time.sleep(pause)
         pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
     raise AssertionError("the last attempt returns or raises")
@@ -134,23 +194,19 @@ def _remove_strays(home: Home, stack: list[str]) -> None:
 
 def _request(
     home: Home,
-    source: image_source.ImageSource,
+    image: image_source.ImageSource | image_source.ImageTarget,
     rules: TransferRules,
-    uuid_stack: list[str],
-    max_bytes: int | None,
 ) -> dict:
-    urls = source.urls()
+    """Return what a request says in either direction."""
+    urls = image.urls()
     return {
-        "image_id": source.image_id,
+        "image_id": image.image_id,
         "urls": urls,
         "attempts": rules.attempts,
         "schemes": _schemes(urls),
-        "headers": source.headers,
+        "headers": image.headers,
         "sr_path": home.sr_path,
-        "uuid_stack": uuid_stack,
-        "checksum": source.checksum,
         "verify": {"ca_file": rules.ca_file, "insecure": rules.insecure},
-        "max_bytes": None if max_bytes is None else max_bytes + SLACK_BYTES,
     }
 
 
@@ -160,9 +216,12 @@ def _schemes(urls: list[str]) -> list[str]:
 
 
 def _image_error(
-    home: Home, image_id: str, exc: errors.PluginError
+    home: Home, image_id: str, exc: errors.PluginError, done: str
 ) -> exceptions.DriverError:
-    """Say in the image's terms what the plugin refused."""
+    """Say in the image's terms what the plugin refused.
+
+    :param done: what could not be: ``fetched`` or ``stored``
+    """
     detail = " ".join(exc.params)
     if exc.code == "IMAGE_NOT_FOUND":
         return exceptions.ImageGone(
@@ -180,10 +239,10 @@ def _image_error(
         return exceptions.ImageTooLarge(
             image_id, f"Image {image_id} does not fit the flavor's disk: {detail}"
         )
-    if exc.code in plugins.RETRYABLE:
+    if exc.code in (*plugins.RETRYABLE, "BUSY", "NOT_PERMITTED"):
         return exceptions.TransferFailed(
-            image_id, f"Image {image_id} could not be fetched: {detail}"
+            image_id, f"Image {image_id} could not be {done}: {detail}"
         )
     return exceptions.UnfitHost(
-        f"The dom0 plugin glance could not fetch image {image_id}: {exc}"
+        f"Image {image_id} could not be {done} by the dom0 plugin glance: {exc}"
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where an image comes from, as dom0 has to ask for it."""
+"""Where an image comes from or goes to, as dom0 has to ask for it."""
 
 from __future__ import annotations
 
@@ -41,6 +41,35 @@ class ImageSource:
     def urls(self) -> list[str]:
         """Return the URL of the image's bytes on each server."""
         return [f"{one}/v2/images/{self.image_id}/file" for one in self.servers]
+
+
+@dataclass(frozen=True)
+class ImageTarget:
+    """An image that waits for its data, and how to write it over HTTP.
+
+    :ivar properties: what the image gets beside its formats, such as ``os_type``
+    :ivar headers: request headers that carry the caller's token
+    :ivar servers: base URLs, the one to ask first at first
+    """
+
+    image_id: str
+    properties: dict[str, str]
+    headers: dict[str, str] = field(repr=False)
+    servers: tuple[str, ...] = field(repr=False)
+
+    def urls(self) -> list[str]:
+        """Return the URL of the image itself on each server."""
+        return [f"{one}/v2/images/{self.image_id}" for one in self.servers]
+
+
+def open_target(
+    context: Any, image_id: str, properties: dict[str, str]
+) -> ImageTarget:
+    """Return how to write an image that Nova has made; nothing is asked.
+
+    :param context: Nova's request context; its token is what dom0 will use
+    """
+    return ImageTarget(image_id, properties, _headers(context), _servers(context))
 
 
 def open_image(context: Any, image_id: str) -> ImageSource:

@@ -7,6 +7,7 @@ its reader takes extended headers of any size into memory and, in the 3.6.8 of
 current hosts, never ends on a crafted one (CVE-2019-20907).
 """
 import collections
+import concurrent.futures
 import contextlib
 import io
 import itertools
@@ -18,12 +19,13 @@ import zlib
 from xenapi_dom0 import failures
 
 BLOCK = tarfile.BLOCKSIZE
-CHUNK = 1024 * 1024
-FLUSH = 16 * CHUNK
+CHUNK = 256 * 1024  # larger ones would each come fresh from the kernel and go back
+FLUSH = 16 * 1024 * 1024
+QUEUED = 8  # chunks unpacked, but not written yet
 MAX_MEMBERS = 64  # of any kind
 MAX_EXTENSION = 64 * 1024  # bytes of a long name or a pax header
 MAX_IGNORED = 4 * 1024 ** 3  # bytes of members not kept: an old swap.vhd
-MAX_TRAILER = CHUNK  # bytes after the last member; tar pads with 10 KiB
+MAX_TRAILER = 1024 * 1024  # bytes after the last member; tar pads with 10 KiB
 IGNORED = "swap.vhd"
 GZIP = b"\x1f\x8b"
 
@@ -280,20 +282,34 @@ class _Unpacking:
 
     def _write(self, path, size):
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with io.open(descriptor, "wb", buffering=0) as out:
+        with io.FileIO(descriptor, "wb") as out, \
+                concurrent.futures.ThreadPoolExecutor(1) as pool:
+            under_way = collections.deque()
             written = flushed = 0
             for data in self._stream.each(size):
+                under_way.append(pool.submit(_write_all, out, data))
                 written += len(data)
-                while data:
-                    data = data[out.write(data):]
                 if written - flushed >= FLUSH:
-                    # The disk begins now with what fsync would wait for, and dom0,
-                    # which has little memory, need not keep it.
-                    os.posix_fadvise(
-                        descriptor, flushed, written - flushed, os.POSIX_FADV_DONTNEED
-                    )
+                    under_way.append(pool.submit(_flush, descriptor, flushed, written))
                     flushed = written
-            os.fsync(descriptor)
+                while len(under_way) > QUEUED:
+                    under_way.popleft().result()
+            under_way.append(pool.submit(os.fsync, descriptor))
+            while under_way:
+                under_way.popleft().result()
+
+
+def _write_all(out, data):
+    while data:
+        data = data[out.write(data):]
+
+
+def _flush(descriptor, begin, end):
+    """Have the disk begin with what fsync would wait for in the end.
+
+    dom0, which has little memory, need not keep it.
+    """
+    os.posix_fadvise(descriptor, begin, end - begin, os.POSIX_FADV_DONTNEED)
 
 
 def _pax(data):

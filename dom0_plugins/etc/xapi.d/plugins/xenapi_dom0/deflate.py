@@ -14,12 +14,15 @@ import zlib
 
 MAX_THREADS = 8  # dom0 has other work: its disks and networks
 DEFAULT_LEVEL = 6  # gzip's own
+SMALLEST = 9  # at this level time does not count
 # RFC 1952: magic, deflate, no flags, no time, level not told, Unix.
 _HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03"
 _LAST = b"\x03\x00"  # an empty block with fixed codes, marked as the last
 _WINDOW = 32 * 1024
 _RAW = -zlib.MAX_WBITS
 _MEMORY = 8  # zlib.h: the default memLevel
+_SAMPLES, _SAMPLE = 16, 512  # out of each piece; bytes
+_NOISE = 0.98  # of its size, which a sample of what is packed already comes to
 
 
 def threads():
@@ -53,6 +56,8 @@ def gzipped(pieces, level, count):
 
 
 def _deflated(piece, window, level):
+    if 0 < level < SMALLEST and _is_noise(piece):
+        level = 0
     if window:
         deflate = zlib.compressobj(
             level, zlib.DEFLATED, _RAW, _MEMORY, zlib.Z_DEFAULT_STRATEGY, window
@@ -60,3 +65,17 @@ def _deflated(piece, window, level):
     else:
         deflate = zlib.compressobj(level, zlib.DEFLATED, _RAW)
     return deflate.compress(piece) + deflate.flush(zlib.Z_SYNC_FLUSH)
+
+
+def _is_noise(piece):
+    """Say whether deflating is no use, as for what is compressed or encrypted.
+
+    That costs as much time as text does, and disks are full of it.
+    """
+    step = len(piece) // _SAMPLES
+    if step < 2 * _SAMPLE:
+        return False
+    sample = b"".join(
+        piece[number * step:number * step + _SAMPLE] for number in range(_SAMPLES)
+    )
+    return len(zlib.compress(sample, 1)) > _NOISE * len(sample)

@@ -18,8 +18,8 @@ import urllib.request
 from xenapi_dom0 import arguments, failures, web
 from xenapi_dom0.serve import LOG
 
-PIECE = 256 * 1024
-QUEUED = 16  # pieces read, but not unpacked yet
+PIECE = 128 * 1024
+QUEUED = 32  # pieces read, but not unpacked yet
 SLOWEST = 16 * 1024  # bytes in web.TIMEOUT seconds; less is no transfer
 # A piece of this size makes good the failures before it. Less would let a server
 # that sends byte by byte keep the call for ever.

@@ -13,7 +13,7 @@ import tarfile
 
 from xenapi_dom0 import failures, paths, vhd
 
-PIECE = 512 * 1024
+PIECE = 256 * 1024
 _OPEN_FILE = re.compile(r"/([0-9a-f-]{36})\.vhd(?: \(deleted\))?\Z")
 
 # path: of our link; file: open for reading; seen: what fstat said of it

@@ -63,7 +63,7 @@ class _Storing:
         self._context = web.tls_context(place.verify)
         self._opener = web.opener(self._context, place.schemes)
         self._turns = web.Turns(place.urls, place.attempts)
-        self._begun = False
+        self._described = False
         self._sent = None
 
     def run(self):
@@ -76,19 +76,20 @@ class _Storing:
                 self._turns.failed(exc)
 
     def _attempt(self, url):
-        if not self._begun:
+        if not self._described:
             self._describe(url)
+            self._described = True
         known = self._look(url)
         status = known.get("status")
         if status == "active" and self._sent is not None and self._is_sent(known):
             LOG.info("The image was stored; only the answer was lost.")
             return self._sent
-        if status == "saving" and self._begun:
-            # The server has not noticed yet that we are gone.
+        if status == "saving":
+            # Perhaps no server has noticed yet that another attempt, of this call or
+            # of one that was killed, is gone.
             raise web.transfer_failed(url, "the image is still being saved")
         if status != "queued":
             raise self._refused("its status is not queued: %s" % ascii(status)[:40])
-        self._begun = True
         sent = self._put(url)
         self._confirm(url)
         return sent
