@@ -147,6 +147,12 @@ def _clear(sr_path, path):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(paths.vhd_in_sr(sr_path, uuid))
     try:
+        # The lock goes last: a folder without one may be another call's new one.
+        for entry in list(os.scandir(path)):
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path)
+            elif entry.name != _LOCK:
+                os.unlink(entry.path)
         shutil.rmtree(path)
     except OSError as exc:
         LOG.warning("Cannot remove %s: %s", path, exc)
