@@ -53,10 +53,11 @@ SCRIPTS = {
     "console",
     "dom0_plugin_version",
     "glance",
+    "ipxe",
     "isolation",
     "kernel",
     "netwrap",
-    "vif-hotplug",
+    "partition_utils",
     "xenstore",
 }
 
