@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The plugin ``kernel``: what is in the folder of guests' kernels afterwards."""
 
+import json
 import os
 import time
 import uuid
 
 import pytest
 
-from tests.dom0 import kernels
+from tests.dom0 import interpreters, kernels
 from tests.dom0.kernels import MIB
-from tests.dom0.scratch_host import PluginFailed
+from tests.dom0.scratch_host import PluginFailed, ScratchHost
 
 FOLDER = "var/lib/xcp/guest"
 OLD = "boot/guest"
@@ -230,3 +231,37 @@ def test_what_no_vm_names_is_reported_and_removed_on_request(host):
     assert host.call("kernel", "left_overs", {"remove": True}) == {"files": []}
     found = host.call("kernel", "left_overs", {"older_than": 0})["files"]
     assert [file["path"] for file in found] == [f"/{FOLDER}/{young}"]
+
+
+def test_the_second_host_of_a_pool_uses_its_own_dom0(tmp_path):
+    """Domain 0 is on every host: a plug into another's shows nothing here."""
+    python = interpreters.wanted("3.6")
+    host = ScratchHost(tmp_path / "host", python, hosts=2)
+    try:
+        api, world = host.api.xenapi, host.sim.world
+        second = host.sim.machines.all[1].host
+        root = world.dom0_of(second).root
+        assert root != host.root
+        sr = api.host.get_suspend_image_sr(second)
+        host.sr_uuid = api.SR.get_uuid(sr)
+        vdi = kernels.disk(host, 8 * MIB, b"kernel")
+        request = json.dumps({"vdi_ref": vdi, "image_size": 6})
+        path = json.loads(
+            api.host.call_plugin(second, "kernel", "copy_vdi", {"request": request})
+        )
+        assert (root / path.lstrip("/")).read_bytes() == b"kernel"
+        assert kept(host) == []
+        assert not [vbd for vbd in api.VBD.get_all_records().values()
+                    if vbd["VDI"] == vdi]  # fmt: skip
+    finally:
+        host.close()
+
+
+def test_memory_is_small_whatever_the_size(old_host):
+    vdi = kernels.disk(old_host, 128 * MIB, b"kernel")
+    request = {"vdi_ref": vdi, "image_size": 128 * MIB}
+    process = old_host.start_call("kernel", "copy_vdi", request)
+    out = process.stdout.read()
+    _pid, status, used = os.wait4(process.pid, 0)
+    assert status == 0 and b"Success" in out
+    assert used.ru_maxrss < 64 * 1024, f"{used.ru_maxrss} KiB"
