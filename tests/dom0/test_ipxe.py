@@ -290,6 +290,32 @@ def test_a_cd_with_links_or_devices_is_refused(old_host, tmp_path, kind):
     assert refusal(old_host, put(old_host, cd)).code == "IMAGE_CORRUPT"
 
 
+@pytest.mark.parametrize("name", [b"../x.krn", b"/etc/pwn", b"a\0b.krn!"])
+def test_a_name_that_leads_elsewhere_is_refused(old_host, tmp_path, name):
+    cd = make(tmp_path, ROCK_RIDGE)
+    data = cd.read_bytes()
+    assert data.count(b"ipxe.krn") == 1, "Rock Ridge has the name, ISO 9660 not"
+    cd.write_bytes(data.replace(b"ipxe.krn", name))
+    failed = refusal(old_host, put(old_host, cd))
+    assert failed.code == "IMAGE_CORRUPT"
+    assert "leads elsewhere" in failed.params[0]
+    assert len(files(old_host)) == 1
+
+
+def test_a_cd_whose_files_overlap_does_not_grow_without_end(old_host, tmp_path):
+    """Each file claims the whole CD: together more than it has."""
+    cd = make(tmp_path, ROCK_RIDGE)
+    data = bytearray(cd.read_bytes())
+    size = len(data)
+    for name in (b"IPXE.KRN;1", b"ISOLINUX.BIN;1", b"ISOLINUX.CFG;1"):
+        record = data.index(name) - 33
+        data[record + 2 : record + 6] = bytes(4)
+        data[record + 10 : record + 14] = size.to_bytes(4, "little")
+    cd.write_bytes(data)
+    assert refusal(old_host, put(old_host, cd)).code == "IMAGE_TOO_LARGE"
+    assert len(files(old_host)) == 1
+
+
 def test_a_library_that_is_a_link_is_refused(old_host, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (old_host.sr / "iso").symlink_to(tmp_path / "elsewhere")
