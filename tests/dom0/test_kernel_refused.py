@@ -153,9 +153,16 @@ def test_a_vbd_that_cannot_be_removed_goes_with_the_next_call(old_host):
     # The copy is good, so it is answered.
     old_host.call("kernel", "copy_vdi", {"vdi_ref": first, "image_size": 6})
     assert len(kernels.drives(old_host)) == 1
+    left = [old_host.api.xenapi.VDI.get_uuid(first)]
+    assert old_host.call("kernel", "left_overs", {})["plugged"] == left
+    assert len(kernels.drives(old_host)) == 1
     mine, _device = kernels.plug(old_host, kernels.disk(old_host, 8 * MIB))
     old_host.call("kernel", "copy_vdi", {"vdi_ref": second, "image_size": 6})
     # Somebody else's stays.
+    assert len(kernels.drives(old_host)) == 1
+    old_host.sim.faults.add("VBD.unplug", ["INTERNAL_ERROR", "no mood"])
+    old_host.call("kernel", "copy_vdi", {"vdi_ref": first, "image_size": 6})
+    assert old_host.call("kernel", "left_overs", {"remove": True})["plugged"] == left
     assert len(kernels.drives(old_host)) == 1
     kernels.unplug(old_host, mine)
 

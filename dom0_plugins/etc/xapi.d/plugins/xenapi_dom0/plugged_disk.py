@@ -60,7 +60,7 @@ def plugged(session, vdi, uuid):
     """
     vm = control_domain(session)
     with locks.held("plugged", uuid):
-        remove_left_overs(session, vm, uuid)
+        left_overs(session, vm, held=uuid)
         vbd = session.call("VBD.create", {
             "VM": vm, "VDI": vdi, "userdevice": "autodetect", "bootable": False,
             "mode": "RO", "type": "Disk", "unpluggable": True, "empty": False,
@@ -74,13 +74,15 @@ def plugged(session, vdi, uuid):
             _remove(session, vbd)
 
 
-def remove_left_overs(session, vm, held):
-    """Remove the VBDs that killed calls left plugged into this dom0.
+def left_overs(session, vm, held=None, remove=True):
+    """Find, and remove, the VBDs that killed calls left plugged into this dom0.
 
-    :param held: UUID of the VDI whose lock is ours
+    :param held: UUID of the VDI whose lock is ours already
+    :returns: list of the VDIs' UUIDs
     """
     query = 'field "VM" = "%s"' % vm
     found = session.call("VBD.get_all_records_where", query)
+    dead = []
     for vbd, record in sorted(found.items()):
         uuid = record["other_config"].get(MARK, "")
         if paths.UUID.match(uuid) is None:
@@ -91,8 +93,11 @@ def remove_left_overs(session, vm, held):
                     stack.enter_context(locks.held("plugged", uuid, wait=0))
                 except failures.Failure:
                     continue  # its process lives
-            LOG.warning("Removing the VBD of VDI %s, which a killed call left.", uuid)
-            _remove(session, vbd)
+            dead.append(uuid)
+            if remove:
+                LOG.warning("Removing the VBD of VDI %s, left by a killed call.", uuid)
+                _remove(session, vbd)
+    return dead
 
 
 def _remove(session, vbd):
