@@ -43,7 +43,10 @@ def test_a_plugin_is_executable_and_names_python_3(path):
 def test_the_version_is_told(host):
     said = host.call("dom0_plugin_version", "get_version", {})
     assert said["version"] == "3.1"
-    assert "glance.download_vhd" in said["features"]
+    assert {"glance.download_vhd", "dom0_plugin_version.get_version"} <= set(
+        said["features"]
+    )
+    assert said["python"].startswith("3.")
 
 
 @pytest.mark.parametrize("plugin", [path.name for path in PLUGINS])
