@@ -33,12 +33,18 @@ class VhdFile:
     block_size: int = BLOCK
     locators: bool = True
 
+    def geometry(self) -> int:
+        """CHS of a disk of up to 500 MiB, by the specification's appendix."""
+        tracks = min(self.virtual_size, 500 * MIB) // 512 // 17
+        heads = max(4, -(-tracks // 1024))
+        return (tracks // heads) << 16 | heads << 8 | 17
+
     def footer(self) -> bytes:
         kind = self.kind or (4 if self.parent else 3)
         blank = struct.pack(
             ">8sIIQI4sI4sQQIII16sBB426x",
             b"conectix", 2, 0x00010000, 512, self.made, b"win ", 1, b"Wi2k",
-            self.virtual_size, self.virtual_size, 0x03C30811, kind, 0,
+            self.virtual_size, self.virtual_size, self.geometry(), kind, 0,
             b"", 0, 0,
         )
         data = bytearray(blank)

@@ -6,11 +6,15 @@ storage drivers make and read. Layout: Microsoft's "Virtual Hard Disk Image Form
 Specification" 1.0; the hidden flag and the block allocation bitmap's own header are
 additions of the host's disk tool, seen in files that it made. All numbers are
 big-endian; offsets are bytes unless said to be sectors of 512 bytes.
+
+What that tool's own check refuses, this one refuses: an SR with such a disk can no
+longer coalesce it.
 """
 import collections
 import os
 import struct
 import time
+import urllib.parse
 import uuid
 
 from xenapi_dom0 import failures
@@ -21,11 +25,20 @@ BITMAP = SECTOR  # one bit a sector of a block
 EPOCH = 946684800  # VHD times count seconds from 2000-01-01 00:00 UTC
 MAX_VIRTUAL_SIZE = 2040 * 1024 ** 3  # the format's limit for 2 MiB blocks
 CLOCK_SLACK = 300  # seconds that another host's clock may be ahead of ours
+MAX_DEPTH = 30  # disks of one chain; the host opens no longer one
 UNUSED = 0xFFFFFFFF
+COOKIE = b"conectix"
 
 DYNAMIC = 3
 DIFFERENCING = 4
 _KINDS = {0: "none", 2: "fixed", DYNAMIC: "dynamic", DIFFERENCING: "differencing"}
+
+# What is no VHD at all, by how it begins.
+_OTHERS = {
+    b"QFI\xfb": "qcow2", b"KDMV": "vmdk", b"vhdxfile": "vhdx", b"\x1f\x8b": "gzip",
+    b"# Disk DescriptorFile": "vmdk", b"\xfd7zXZ": "xz", b"<<< ": "vdi",
+}
+_CONVERT = "convert it with qemu-img convert -O vpc -o subformat=dynamic"
 
 # cookie, features, version, data offset, time, creator, its version, its OS, original
 # size, current size, geometry, type, checksum, uuid, saved state, hidden
@@ -44,6 +57,7 @@ _LOCATORS = 576
 _RESERVED = _LOCATORS + 8 * 24
 # platform code, data space, data length, reserved, data offset
 _LOCATOR = struct.Struct(">4sIIIQ")
+_LOCATOR_TEXT = {b"MacX": "utf-8", b"W2ku": "utf-16-le", b"W2ru": "utf-16-le"}
 # cookie, offset, size in sectors, version, checksum
 _BATMAP = struct.Struct(">8sQIII")
 assert _FOOTER.size == SECTOR
@@ -80,29 +94,41 @@ def checksum(data, at):
 
 def _checked(disk, path):
     size = disk.seek(0, os.SEEK_END)
-    if size < 2 * SECTOR + _HEADER_SIZE:
-        raise _Bad("too short for a dynamic VHD")
+    if size < SECTOR:
+        raise _Bad("too short for a VHD")
     footer_bytes = _read(disk, size - SECTOR, SECTOR)
     footer = _FOOTER.unpack(footer_bytes)
+    if footer[0] != COOKIE:
+        raise _Bad(_what_else(disk))
     _check_footer(footer_bytes, footer)
+    if size < 2 * SECTOR + _HEADER_SIZE:
+        raise _Bad("too short for a dynamic VHD")
     if _read(disk, 0, SECTOR) != footer_bytes:
         raise _Bad("the footer and its copy differ")
-    header_offset = footer[3]
-    header_bytes = _read(disk, header_offset, _HEADER_SIZE)
+    header, _end = _check_inside(disk, footer, size - SECTOR)
+    return Vhd(
+        path=path, kind=footer[11], uuid=uuid.UUID(bytes=footer[13]),
+        parent_uuid=uuid.UUID(bytes=header[7]), virtual_size=footer[9],
+        hidden=bool(footer[15]), size=size, header_offset=footer[3],
+    )
+
+
+def _check_inside(disk, footer, limit):
+    """Check all between the two footers, which must end at ``limit``.
+
+    :returns: the header's fields, and the byte at which the last block ends
+    """
+    header_bytes = _read(disk, footer[3], _HEADER_SIZE)
     header = _HEADER.unpack(header_bytes[:_HEADER.size])
     _check_header(header_bytes, header, footer[9])
     names_parent = any(header[7]) or any(header_bytes[_PARENT_NAME:_RESERVED])
     if footer[11] == DYNAMIC and names_parent:
         # Readers differ in whether they believe the type or the name.
         raise _Bad("names a parent, but is of type dynamic")
-    table_end = _check_table(disk, header, size)
+    table_end, end = _check_table(disk, header, limit)
     if footer[5] == b"tap\0" and footer[6] > 1:
-        _check_batmap(disk, table_end, size)
-    return Vhd(
-        path=path, kind=footer[11], uuid=uuid.UUID(bytes=footer[13]),
-        parent_uuid=uuid.UUID(bytes=header[7]), virtual_size=footer[9],
-        hidden=bool(footer[15]), size=size, header_offset=header_offset,
-    )
+        end = max(end, _check_batmap(disk, table_end, limit))
+    return header, end
 
 
 def _read(disk, offset, length):
@@ -113,26 +139,70 @@ def _read(disk, offset, length):
     return data
 
 
+def _what_else(disk):
+    """Say what a file without a footer is, and what to do with it."""
+    start = _read(disk, 0, SECTOR)
+    if start.startswith(COOKIE):
+        return "has no VHD footer at its end: it is cut off, or its host crashed"
+    for magic, name in _OTHERS.items():
+        if start.startswith(magic):
+            return "is no VHD but %s; %s" % (name, _CONVERT)
+    return "has no VHD footer at its end; if it is a raw disk, " + _CONVERT
+
+
 def _check_footer(data, footer):
-    if footer[0] != b"conectix":
-        raise _Bad("has no VHD footer at its end")
     if footer[12] != checksum(data, _FOOTER_CHECKSUM):
         raise _Bad("the footer's checksum is wrong")
-    if footer[2] >> 16 != 1:
+    if footer[2] != 0x00010000:
         raise _Bad("unknown format version %#x" % footer[2])
     if footer[11] not in (DYNAMIC, DIFFERENCING):
         kind = _KINDS.get(footer[11], "unknown")
-        raise _Bad("is of type %s, not dynamic or differencing" % kind)
+        raise _Bad("is of type %s, not dynamic or differencing; %s" % (kind, _CONVERT))
     if not 0 < footer[9] <= MAX_VIRTUAL_SIZE or footer[9] % SECTOR:
         raise _Bad("impossible virtual size %d" % footer[9])
     if footer[3] < SECTOR or footer[3] % SECTOR:
         raise _Bad("impossible header offset %d" % footer[3])
+    # Bit 1 is always set, bit 0 means temporary.
+    if footer[1] & ~1 != 2:
+        raise _Bad("unknown features %#x" % footer[1])
+    if not any(footer[13]):
+        raise _Bad("has no identity: its UUID is zero")
+    if footer[14] > 1 or footer[15] > 1:
+        raise _Bad("is neither hidden nor visible, or neither saved nor not")
+    if any(data[_FOOTER_HIDDEN + 1:]):
+        raise _Bad("the reserved part of the footer is used")
+    if footer[10] > geometry(footer[9]):
+        raise _Bad(
+            "the geometry is larger than the disk, as qemu-img writes it with "
+            "force_size=on; " + _CONVERT + " and without force_size"
+        )
     # The SR's own maintenance refuses a disk from the future.
     if footer[4] + EPOCH > time.time() + CLOCK_SLACK:
         raise _Bad(
             "its timestamp is in the future; synchronise the clocks of this host "
             "and of the one that made the image"
         )
+
+
+def geometry(size):
+    """Return the footer's geometry field for a disk of ``size`` bytes.
+
+    Cylinders (16 bits), heads and sectors (8 bits each), by the rule of the
+    specification's appendix "CHS Calculation".
+    """
+    sectors = min(size // SECTOR, 65535 * 16 * 255)
+    if sectors >= 65535 * 16 * 63:
+        return sectors // 255 // 16 << 16 | 16 << 8 | 255
+    tracks = sectors // 17
+    per_track = 17
+    heads = max(4, (tracks + 1023) // 1024)
+    if tracks >= heads * 1024 or heads > 16:
+        per_track, heads = 31, 16
+        tracks = sectors // per_track
+    if tracks >= heads * 1024:
+        per_track, heads = 63, 16
+        tracks = sectors // per_track
+    return tracks // heads << 16 | heads << 8 | per_track
 
 
 def _check_header(data, header, virtual_size):
@@ -150,10 +220,17 @@ def _check_header(data, header, virtual_size):
         raise _Bad("the block table is larger than the format allows")
     if header[2] < SECTOR or header[2] % SECTOR:
         raise _Bad("impossible block table offset %d" % header[2])
+    if header[1] != 0xFFFFFFFFFFFFFFFF:
+        raise _Bad("the header names a place for data that is not there")
+    if any(data[_RESERVED:]):
+        raise _Bad("the reserved part of the header is used")
 
 
-def _check_table(disk, header, size):
-    """Check that all blocks are in the file and apart; return the table's end."""
+def _check_table(disk, header, limit):
+    """Check that all blocks are in the file and apart.
+
+    :returns: the byte at which the table ends, and the last block
+    """
     entries = header[4]
     table_end = header[2] + -(-entries * 4 // SECTOR) * SECTOR
     table = struct.unpack(">%dI" % entries, _read(disk, header[2], entries * 4))
@@ -162,24 +239,25 @@ def _check_table(disk, header, size):
         if sector * SECTOR < end:
             raise _Bad("block at sector %d overlaps metadata or a block" % sector)
         end = sector * SECTOR + BITMAP + BLOCK
-    if end > size - SECTOR:
+    if end > limit:
         raise _Bad("a block lies beyond the end of the file")
-    return table_end
+    return table_end, end
 
 
-def _check_batmap(disk, offset, size):
-    """Check the host tool's bitmap of full blocks, which follows the table."""
+def _check_batmap(disk, offset, limit):
+    """Check the host tool's bitmap of full blocks after the table; return its end."""
     data = _read(disk, offset, SECTOR)
     cookie, start, sectors, version, stored = _BATMAP.unpack(data[:_BATMAP.size])
     if cookie != b"tdbatmap":
         raise _Bad("the block bitmap's header is damaged")
-    if start % SECTOR or start + sectors * SECTOR > size - SECTOR:
+    if start % SECTOR or start + sectors * SECTOR > limit:
         raise _Bad("the block bitmap lies beyond the end of the file")
     # Before 1.2 the tool wrote no usable checksum.
     if version > 0x00010001:
         found = ~sum(_read(disk, start, sectors * SECTOR)) & 0xFFFFFFFF
         if found != stored:
             raise _Bad("the block bitmap's checksum is wrong")
+    return start + sectors * SECTOR
 
 
 def set_parent(child, parent):
@@ -215,6 +293,7 @@ def set_parent(child, parent):
         )
         disk.seek(child.header_offset)
         disk.write(header)
+        _sync(disk)
 
 
 def _write_locator(disk, header, at, size, name):
@@ -253,6 +332,91 @@ def hide(disk_file):
         struct.pack_into(
             ">I", footer, _FOOTER_CHECKSUM, checksum(footer, _FOOTER_CHECKSUM)
         )
-        for offset in (0, disk_file.size - SECTOR):
+        # The one at the end counts, should we be killed between the two.
+        for offset in (disk_file.size - SECTOR, 0):
             disk.seek(offset)
             disk.write(footer)
+            disk.flush()
+        _sync(disk)
+
+
+def mend(path):
+    """Write the missing one of the two footers, as a crash of a host leaves a disk.
+
+    The host moves the footer at the end whenever the file grows, and keeps the copy
+    at the start. A footer at the end that is good counts, as it does for the host;
+    without any there, the copy goes behind the last block. A footer that is damaged,
+    and all else that is wrong, is left for :func:`check` to refuse.
+
+    :returns: whether something was written
+    """
+    with open(path, "r+b") as disk:
+        size = disk.seek(0, os.SEEK_END)
+        try:
+            first, last = _read(disk, 0, SECTOR), _read(disk, size - SECTOR, SECTOR)
+            if first == last:
+                return False
+            if last.startswith(COOKIE):
+                source, limit = last, size - SECTOR
+            else:
+                source, limit = first, size
+            footer = _FOOTER.unpack(source)
+            if footer[0] != COOKIE:
+                return False
+            _check_footer(source, footer)
+            _header, end = _check_inside(disk, footer, limit)
+        except _Bad:
+            return False
+        if source is first:
+            disk.seek(end)
+            disk.write(source)
+            disk.truncate(end + SECTOR)
+        else:
+            disk.seek(0)
+            disk.write(source)
+        _sync(disk)
+    return True
+
+
+def _sync(disk):
+    disk.flush()
+    os.fsync(disk.fileno())
+
+
+def parent_names(disk):
+    """Return by which file names a differencing VHD calls its parent.
+
+    From its locators, relative to its own folder and without ``./``, and from its
+    header where no locator can be read; in the order in which the host tries them.
+    """
+    names = []
+    with open(disk.path, "rb") as file:
+        file.seek(disk.header_offset)
+        header = file.read(_HEADER_SIZE)
+        for at in range(_LOCATORS, _RESERVED, _LOCATOR.size):
+            code, _space, length, _reserved, offset = _LOCATOR.unpack_from(header, at)
+            if code not in _LOCATOR_TEXT or not 0 < length <= 4096:
+                continue
+            file.seek(offset)
+            names.append(_path_of(file.read(length), _LOCATOR_TEXT[code]))
+    named = header[_PARENT_NAME:_PARENT_NAME + _PARENT_NAME_SIZE]
+    names.append(_path_of(named, "utf-16-be"))
+    found = []
+    for name in names:
+        if name and name not in found:
+            found.append(name)
+    return found
+
+
+def _path_of(data, encoding):
+    """Return the path that a locator holds, None where it is no text."""
+    try:
+        text = data.decode(encoding).split("\0")[0]
+    except UnicodeDecodeError:
+        return None
+    if text.startswith("file://"):
+        text = urllib.parse.unquote(text[len("file://"):])
+    path = text.replace("\\", "/")
+    while path.startswith("./"):
+        path = path[2:]
+    return path
