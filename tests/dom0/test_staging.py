@@ -4,17 +4,27 @@
 import contextlib
 import os
 import signal
+import subprocess
+import sys
 import tempfile
 import time
 import uuid
 
 import pytest
-from xenapi_dom0 import failures, staging
+from xenapi_dom0 import failures, sr_lock, staging
 
 from tests.dom0 import archives
 from tests.dom0.image_server import Answer
 from tests.dom0.vhd_files import VhdFile
 
+TRY_LOCK = """
+import fcntl, sys
+lock = open(sys.argv[1], "w")
+try:
+    fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+except OSError:
+    sys.exit(1)
+"""
 IMAGE = archives.image([VhdFile(fill=1)], compress=False)
 
 
@@ -69,9 +79,10 @@ class TestPlacing:
     """Killed between two renames: the journal tells the next call."""
 
     @pytest.fixture
-    def sr(self, tmp_path):
-        path = tmp_path / "sr"
-        path.mkdir()
+    def sr(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("XENAPI_DOM0_ROOT", str(tmp_path))
+        path = tmp_path / "run/sr-mount" / str(uuid.uuid4())
+        path.mkdir(parents=True)
         return path
 
     def files(self, folder, uuids):
@@ -162,4 +173,44 @@ class TestPlacing:
             assert folder not in swept
             staging.sweep(str(sr))
             assert os.path.isdir(folder)
+
+    def test_a_scan_does_not_see_the_middle(self, sr, tmp_path, monkeypatch):
+        """The storage manager's lock is held while files come into the SR."""
+        uuids = [str(uuid.uuid4()) for _ in range(2)]
+        lock = tmp_path / "var/lock/sm" / sr.name / "sr"
+        rename = os.rename
+        free = []
+
+        def looking(source, target):
+            rename(source, target)
+            # The storage manager's way to ask, from another process.
+            free.append(subprocess.call([sys.executable, "-c", TRY_LOCK, str(lock)]))
+
+        monkeypatch.setattr(os, "rename", looking)
+        with staging.folder(str(sr)) as folder:
+            self.files(folder, uuids)
+            staging.place(folder, str(sr), uuids)
+        assert free == [1, 1]
+        assert subprocess.call([sys.executable, "-c", TRY_LOCK, str(lock)]) == 0
+
+    def test_a_scan_that_runs_is_waited_for_and_then_told(
+        self, sr, tmp_path, monkeypatch
+    ):
+        uuids = [str(uuid.uuid4())]
+        lock = tmp_path / "var/lock/sm" / sr.name / "sr"
+        lock.parent.mkdir(parents=True)
+        scan = subprocess.Popen(
+            [sys.executable, "-c", TRY_LOCK + "\nprint(flush=True)\nsys.stdin.read()",
+             str(lock)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )
+        scan.stdout.readline()
+        monkeypatch.setattr(sr_lock, "WAIT", 0.3)
+        try:
+            with pytest.raises(failures.Failure) as caught, \
+                    staging.folder(str(sr)) as folder:
+                self.files(folder, uuids)
+                staging.place(folder, str(sr), uuids)
+        finally:
+            scan.communicate(b"")
+        assert caught.value.code == failures.BUSY
         assert os.listdir(sr) == []

@@ -50,7 +50,7 @@ PATH = "/sbin:/usr/sbin:/bin:/usr/bin"  # all of the environment that xapi leave
 MAX_ARGUMENT = 128 * 1024  # Linux, MAX_ARG_STRLEN: one argument with its NUL
 _LONGEST_NAME = 255  # bytes of a file name, NAME_MAX
 # Not what a plugin leaves behind: its code, its log, and locks, which are empty files.
-_NOT_SCRATCH = (PLUGINS, "var/log", "run/lock")
+_NOT_SCRATCH = (PLUGINS, "var/log", "run/lock", "var/lock")
 _UUID = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _DISK = re.compile(rf"{SR_MOUNT}/[^/]+/{_UUID}\.(vhd|raw)")
 

@@ -15,7 +15,7 @@ import shutil
 import signal
 import tempfile
 
-from xenapi_dom0 import failures, paths
+from xenapi_dom0 import failures, paths, sr_lock
 from xenapi_dom0.serve import LOG
 
 _LOCK = "lock"
@@ -103,8 +103,9 @@ def _locked(path):
 def place(folder_path, sr_path, uuids):
     """Move ``<uuid>.vhd`` of a chain from the folder into the SR.
 
-    The base goes first and the leaf last: a scan at any moment finds each disk
-    together with all its parents.
+    The base goes first and the leaf last: whoever looks at any moment finds each
+    disk together with all its parents. The storage manager does not look meanwhile:
+    a hidden base without a child would be garbage to it.
 
     :param uuids: leaf first
     """
@@ -118,11 +119,12 @@ def place(folder_path, sr_path, uuids):
             json.dump(uuids, journal)
             journal.flush()
             os.fsync(journal.fileno())
-        for uuid in reversed(uuids):
-            os.rename(
-                paths.vhd_in_sr(folder_path, uuid), paths.vhd_in_sr(sr_path, uuid)
-            )
-        _sync_directory(sr_path)
+        with sr_lock.held(sr_path):
+            for uuid in reversed(uuids):
+                os.rename(
+                    paths.vhd_in_sr(folder_path, uuid), paths.vhd_in_sr(sr_path, uuid)
+                )
+            _sync_directory(sr_path)
     except OSError as exc:
         raise failures.from_os_error(exc, "put the VHDs in place", sr_path) from exc
 
