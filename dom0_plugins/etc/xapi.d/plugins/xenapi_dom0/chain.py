@@ -8,6 +8,7 @@ or one file of any name.
 import os
 
 from xenapi_dom0 import failures, paths, vhd
+from xenapi_dom0.serve import LOG
 
 _OLD_NAMES = ("snap.vhd", "image.vhd", "base.vhd")  # leaf first
 
@@ -32,11 +33,13 @@ def order(names):
     return expected
 
 
-def assemble(members, folder, uuid_stack):
+def assemble(members, folder, uuid_stack, ours=False):
     """Check, rename and link the files of an image in ``folder``.
 
     :param members: dict of member name to path
     :param uuid_stack: names to give, the last one to the leaf
+    :param ours: the files come from an SR of a host of ours, not from a user: what
+        its crash left is mended, and each must lie on the very disk it was made on
     :returns: list of (uuid, Vhd), leaf first; files are ``<uuid>.vhd`` in folder
     :raises Failure: IMAGE_CORRUPT; BAD_ARGUMENT with too few UUIDs
     """
@@ -47,8 +50,14 @@ def assemble(members, folder, uuid_stack):
             "has fewer UUIDs than the image has disks",
         )
     uuids = uuid_stack[::-1][:len(names)]
+    if ours:
+        for name in names:
+            if vhd.mend(members[name]):
+                LOG.warning("Mended %s, which a crash had left open.", name)
     disks = [vhd.check(members[name], name) for name in names]
     _check_places(names, disks)
+    if ours:
+        _check_parents(names, disks)
     renamed = []
     for uuid, disk in zip(uuids, disks):
         path = paths.vhd_in_sr(folder, uuid)
@@ -81,3 +90,43 @@ def _check_places(names, disks):
             failures.IMAGE_CORRUPT,
             "%s: names a parent that is not in the image" % names[-1],
         )
+
+
+def _check_parents(names, disks):
+    """Refuse disks that do not belong together: numbers left by another attempt."""
+    for name, child, parent in zip(names, disks, disks[1:]):
+        if child.parent_uuid != parent.uuid:
+            raise failures.Failure(
+                failures.IMAGE_CORRUPT,
+                "%s: was not made on the disk that follows it; discard what arrived "
+                "and send the whole chain again" % name,
+            )
+
+
+def placed(sr_path, uuid_stack):
+    """Return the chain that an earlier call made of ``uuid_stack`` in the SR.
+
+    :returns: list of (uuid, Vhd), leaf first; empty if its leaf is not there
+    """
+    found = []
+    for uuid in reversed(uuid_stack):
+        path = paths.vhd_in_sr(sr_path, uuid)
+        if not os.path.lexists(path):
+            break
+        disk = vhd.check(path, uuid)
+        if found and disk.uuid != found[-1][1].parent_uuid:
+            break
+        found.append((uuid, disk))
+        if disk.kind != vhd.DIFFERENCING:
+            break
+    return found
+
+
+def answer(disks):
+    """Return what a plugin says of a chain of (uuid, Vhd) that it put into an SR."""
+    uuid, leaf = disks[0]
+    return {
+        "root": {"uuid": uuid, "virtual_size": leaf.virtual_size},
+        "chain": [uuid for uuid, _disk in disks],
+        "bytes": sum(disk.size for _uuid, disk in disks),
+    }
