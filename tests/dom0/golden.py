@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The files in tests/data/dom0, which a host's own disk tool made."""
 
+import functools
 import gzip
 from pathlib import Path
 
@@ -14,5 +15,6 @@ CONTENT = {
 }
 
 
+@functools.cache
 def read(name: str) -> bytes:
     return gzip.decompress((DATA / f"{name}.vhd.gz").read_bytes())

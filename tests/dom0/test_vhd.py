@@ -147,7 +147,6 @@ FOOTER_RULES = [
     (24, struct.pack(">I", 0xFFFFFFFF), "synchronise the clocks"),
     (48, struct.pack(">Q", 0), "virtual size"),
     (48, struct.pack(">Q", 8 * 1024**2 + 1), "virtual size"),
-    (56, struct.pack(">HBB", 65535, 16, 255), "without force_size"),
     (60, struct.pack(">I", 2), "of type fixed"),
     (60, struct.pack(">I", 9), "of type unknown"),
     (68, bytes(16), "UUID is zero"),
@@ -199,8 +198,7 @@ def test_a_rule_of_the_header_broken_is_told(tmp_path, rule):
 
 @pytest.mark.parametrize(
     ("options", "reason"),
-    [(("-O", "vpc", "-o", "subformat=dynamic,force_size=on"), "without force_size"),
-     (("-O", "vpc", "-o", "subformat=fixed"), "of type fixed"),
+    [(("-O", "vpc", "-o", "subformat=fixed"), "of type fixed"),
      (("-O", "qcow2"), "no VHD but qcow2"), (("-O", "vmdk"), "no VHD but vmdk"),
      (("-O", "vhdx"), "no VHD but vhdx"), (("-O", "raw"), "raw disk")],
 )
@@ -231,6 +229,21 @@ def test_the_geometry_is_that_of_the_specification():
     for size in sizes:
         cylinders, heads, sectors = another_writer.geometry(size)
         assert vhd.geometry(size) == cylinders << 16 | heads << 8 | sectors
+
+
+@pytest.mark.parametrize("mib", [64, 1024, 100 * 1024])
+def test_a_disk_of_exact_size_gets_the_geometry_that_hosts_accept(tmp_path, mib):
+    path = tmp_path / "x.vhd"
+    options = "subformat=dynamic,force_size=on"
+    qemu_img("create", "-f", "vpc", "-o", options, str(path), f"{mib}M")
+    made = vhd.check(str(path), "x")
+    assert made.geometry > vhd.geometry(made.virtual_size)
+    vhd.fit_geometry(made)
+    now = vhd.check(str(path), "x")
+    cylinders, heads, sectors = another_writer.geometry(mib * 2**20)
+    assert now == made._replace(geometry=cylinders << 16 | heads << 8 | sectors)
+    said = subprocess.check_output(["qemu-img", "info", "-f", "vpc", str(path)])
+    assert f"({mib * 2**20} bytes)" in said.decode()
 
 
 @pytest.mark.parametrize(

@@ -65,13 +65,23 @@ class VhdFile:
                 "utf-16-be"
             )
             if self.locators:
-                for number, code in enumerate((b"MacX", b"W2ku", b"W2ru")):
+                for number, (code, text) in enumerate(self.locator_texts()):
                     struct.pack_into(
-                        ">4sIIIQ", data, 576 + 24 * number, code, 512, 10, 0,
+                        ">4sIIIQ", data, 576 + 24 * number, code, 512, len(text), 0,
                         LOCATOR_AREA + 512 * number,
                     )
         data[36:40] = struct.pack(">I", ~sum(data) & 0xFFFFFFFF)
         return bytes(data)
+
+    def locator_texts(self) -> list[tuple[bytes, bytes]]:
+        """Return platform codes and the parent's name as each has it."""
+        if not (self.parent and self.locators):
+            return []
+        windows = f".\\{self.parent_name}".encode("utf-16-le")
+        return [
+            (b"MacX", f"file://./{self.parent_name}".encode()),
+            (b"W2ku", windows), (b"W2ru", windows),
+        ]
 
     def __bytes__(self) -> bytes:
         entry = 0xFFFFFFFF if self.fill is None else DATA // 512
@@ -81,8 +91,10 @@ class VhdFile:
         block = b""
         if self.fill is not None:
             block = b"\xff" * 512 + bytes([self.fill]) * BLOCK
+        names = b"".join(text.ljust(512, b"\0") for _code, text in self.locator_texts())
         return b"".join(
-            [self.footer(), self.header(), table, bytes(3 * 512), block, self.footer()]
+            [self.footer(), self.header(), table, names.ljust(3 * 512, b"\0"), block,
+             self.footer()]
         )
 
 

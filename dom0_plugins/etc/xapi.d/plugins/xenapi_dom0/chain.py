@@ -63,6 +63,7 @@ def assemble(members, folder, uuid_stack, ours=False):
         path = paths.vhd_in_sr(folder, uuid)
         os.rename(disk.path, path)
         renamed.append(disk._replace(path=path))
+        vhd.fit_geometry(renamed[-1])
     for child, parent in reversed(list(zip(renamed, renamed[1:]))):
         if not parent.hidden:
             vhd.hide(parent)

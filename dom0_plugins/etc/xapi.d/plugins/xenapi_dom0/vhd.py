@@ -43,6 +43,7 @@ _CONVERT = "convert it with qemu-img convert -O vpc -o subformat=dynamic"
 # cookie, features, version, data offset, time, creator, its version, its OS, original
 # size, current size, geometry, type, checksum, uuid, saved state, hidden
 _FOOTER = struct.Struct(">8sIIQI4sI4sQQIII16sBB426x")
+_FOOTER_GEOMETRY = 56
 _FOOTER_CHECKSUM = 64
 _FOOTER_HIDDEN = 85
 # cookie, data offset, table offset, version, table entries, block size, checksum,
@@ -64,7 +65,7 @@ assert _FOOTER.size == SECTOR
 assert _RESERVED == _LOCATORS + 8 * _LOCATOR.size == _HEADER_SIZE - 256
 
 Vhd = collections.namedtuple(
-    "Vhd", "path kind uuid parent_uuid virtual_size hidden size header_offset"
+    "Vhd", "path kind uuid parent_uuid virtual_size hidden size header_offset geometry"
 )
 
 
@@ -87,6 +88,26 @@ def check(path, label):
         ) from exc
 
 
+def peek(path):
+    """Return what the file is by its start alone, which stays while a server writes.
+
+    :raises Failure: IMAGE_CORRUPT; OSError
+    """
+    try:
+        with open(path, "rb") as disk:
+            footer_bytes = _read(disk, 0, SECTOR)
+            footer = _FOOTER.unpack(footer_bytes)
+            if footer[0] != COOKIE:
+                raise _Bad("has no VHD footer at its start")
+            _check_footer(footer_bytes, footer)
+            header_bytes = _read(disk, footer[3], _HEADER_SIZE)
+            header = _HEADER.unpack(header_bytes[:_HEADER.size])
+            _check_header(header_bytes, header, footer[9])
+            return _described(path, footer, header, disk.seek(0, os.SEEK_END))
+    except _Bad as exc:
+        raise failures.Failure(failures.IMAGE_CORRUPT, str(exc)) from exc
+
+
 def checksum(data, at):
     """Return the checksum of a footer or header whose own field is at ``at``."""
     return ~(sum(data) - sum(data[at:at + 4])) & 0xFFFFFFFF
@@ -106,10 +127,15 @@ def _checked(disk, path):
     if _read(disk, 0, SECTOR) != footer_bytes:
         raise _Bad("the footer and its copy differ")
     header, _end = _check_inside(disk, footer, size - SECTOR)
+    return _described(path, footer, header, size)
+
+
+def _described(path, footer, header, size):
     return Vhd(
         path=path, kind=footer[11], uuid=uuid.UUID(bytes=footer[13]),
         parent_uuid=uuid.UUID(bytes=header[7]), virtual_size=footer[9],
         hidden=bool(footer[15]), size=size, header_offset=footer[3],
+        geometry=footer[10],
     )
 
 
@@ -171,11 +197,6 @@ def _check_footer(data, footer):
         raise _Bad("is neither hidden nor visible, or neither saved nor not")
     if any(data[_FOOTER_HIDDEN + 1:]):
         raise _Bad("the reserved part of the footer is used")
-    if footer[10] > geometry(footer[9]):
-        raise _Bad(
-            "the geometry is larger than the disk, as qemu-img writes it with "
-            "force_size=on; " + _CONVERT + " and without force_size"
-        )
     # The SR's own maintenance refuses a disk from the future.
     if footer[4] + EPOCH > time.time() + CLOCK_SLACK:
         raise _Bad(
@@ -326,9 +347,25 @@ def hide(disk_file):
     The SR's garbage collector only ever removes hidden disks: a parent left visible
     would stay for ever once its last child is gone.
     """
+    _change_footers(disk_file, _FOOTER_HIDDEN, b"\1")
+
+
+def fit_geometry(disk_file):
+    """Give a VHD the geometry of its size, where its own is larger.
+
+    The SR could not coalesce it otherwise: the host's checker refuses it. qemu-img
+    writes one that is too large with force_size=on, which keeps a disk's exact size.
+    """
+    right = geometry(disk_file.virtual_size)
+    if disk_file.geometry > right:
+        _change_footers(disk_file, _FOOTER_GEOMETRY, struct.pack(">I", right))
+
+
+def _change_footers(disk_file, at, value):
+    """Write ``value`` into the footer and its copy."""
     with open(disk_file.path, "r+b") as disk:
         footer = bytearray(disk.read(SECTOR))
-        footer[_FOOTER_HIDDEN] = 1
+        footer[at:at + len(value)] = value
         struct.pack_into(
             ">I", footer, _FOOTER_CHECKSUM, checksum(footer, _FOOTER_CHECKSUM)
         )
