@@ -59,6 +59,7 @@ SCRIPTS = {
     "migration",
     "netwrap",
     "partition_utils",
+    "utils",
     "vif-hotplug",
     "workarounds",
     "xenstore",
@@ -228,7 +229,7 @@ def test_no_import_inside_a_function():
 
 
 def test_modules_are_named_by_their_subject():
-    wrong = [str(m) for m in everything() if m.path.stem in NO_SUBJECT]
+    wrong = [str(m) for m in everything() if m.path.stem in NO_SUBJECT - SCRIPTS]
     assert not wrong, wrong
 
 

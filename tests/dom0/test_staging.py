@@ -174,6 +174,23 @@ class TestPlacing:
             staging.sweep(str(sr))
             assert os.path.isdir(folder)
 
+    def test_a_folder_whose_cleaning_was_killed_goes_at_once(self, sr, monkeypatch):
+        pid = os.fork()
+        if pid == 0:
+            unlink = os.unlink
+
+            def dying(path, **options):
+                unlink(path, **options)
+                os.kill(os.getpid(), signal.SIGKILL)
+
+            with staging.folder(str(sr)) as folder:
+                self.files(folder, ["a", "b"])
+                os.unlink = dying
+        os.waitpid(pid, 0)
+        assert os.listdir(sr) != []
+        staging.sweep(str(sr))
+        assert os.listdir(sr) == []
+
     def test_a_scan_does_not_see_the_middle(self, sr, tmp_path, monkeypatch):
         """The storage manager's lock is held while files come into the SR."""
         uuids = [str(uuid.uuid4()) for _ in range(2)]

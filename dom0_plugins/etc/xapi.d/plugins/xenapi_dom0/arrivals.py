@@ -69,6 +69,7 @@ def take_in(chain_label, sr_path, uuid_stack, disks):
     :raises Failure: IMAGE_CORRUPT, NOT_FOUND, NOT_SUPPORTED
     """
     source = os.path.join(images(), folder_name(chain_label))
+    erase_doomed(images())
     staging.sweep(sr_path)
     names = _vhds(source)
     if names is None:

@@ -22,6 +22,7 @@ CONNECT_TIMEOUT = 10  # seconds
 IDLE_TIMEOUT = 120  # seconds in which nothing comes or goes
 # In the folder of the destination: what a cut transfer got, for the next one.
 PARTIAL = ".partial"
+_FILE_ERROR = 11  # rsync's exit code
 _PERCENT = re.compile(rb"\s(\d{1,3})%\s")
 
 # name: as a request gave it; port; key: a path, or None for the usual ones; strict:
@@ -208,6 +209,9 @@ def _explained(doing, code, said, peer, folder):
             "the folder %s on host %s; make it a link to a folder on the SR: %s"
             % (os.path.dirname(folder), peer.name, reason),
         )
+    if code == _FILE_ERROR and not said:
+        # The other side's own words do not always make it through.
+        reason = "a file could not be written there; is %s full?" % folder
     if code == 255:
         reason = "ssh did not get in: " + reason
     return failures.Failure(failures.COMMAND_FAILED, doing, reason)

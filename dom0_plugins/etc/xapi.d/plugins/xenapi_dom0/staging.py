@@ -18,6 +18,7 @@ import tempfile
 from xenapi_dom0 import failures, paths, sr_lock
 from xenapi_dom0.serve import LOG
 
+_ANY_HOST = ".xenapi-staging."
 _LOCK = "lock"
 _JOURNAL = "placing"
 
@@ -25,7 +26,7 @@ _JOURNAL = "placing"
 def _prefix():
     # Hosts share an SR: a folder of another one is that one's to sweep.
     host = re.sub(r"[^A-Za-z0-9.-]", "_", platform.node())
-    return ".xenapi-staging.%s." % host
+    return "%s%s." % (_ANY_HOST, host)
 
 
 @contextlib.contextmanager
@@ -53,6 +54,28 @@ def folder(sr_path):
 
 def sweep(sr_path):
     """Remove the folders whose process is gone."""
+    for path, lock in _dead(sr_path):
+        LOG.warning("Removing %s, which a killed call left.", path)
+        _clear(sr_path, path)
+        os.close(lock)
+
+
+def left_behind(sr_path):
+    """Return the names of the folders that killed calls left, and of other hosts'."""
+    dead = []
+    for path, lock in _dead(sr_path):
+        dead.append(os.path.basename(path))
+        os.close(lock)
+    ours = _prefix()
+    others = [
+        name for name in os.listdir(sr_path)
+        if name.startswith(_ANY_HOST) and not name.startswith(ours)
+    ]
+    return sorted(dead), sorted(others)
+
+
+def _dead(sr_path):
+    """Give path and descriptor of the lock, held, of each folder left behind."""
     prefix = _prefix()
     for name in os.listdir(sr_path):
         path = os.path.join(sr_path, name)
@@ -67,9 +90,7 @@ def sweep(sr_path):
         except OSError as exc:
             LOG.warning("Cannot look at %s: %s", path, exc)
             continue
-        LOG.warning("Removing %s, which a killed call left.", path)
-        _clear(sr_path, path)
-        os.close(lock)
+        yield path, lock
 
 
 def _made(sr_path):
