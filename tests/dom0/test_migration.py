@@ -4,6 +4,7 @@
 import hashlib
 import os
 import random
+import subprocess
 import time
 import uuid
 
@@ -124,6 +125,12 @@ def test_what_arrived_is_taken_in_whole(host):
     assert [path.stem for path in files] == said["chain"]
     assert [chain_reader.hidden(path) for path in files] == [False, True, True]
     reads_as(files[0], "leaf")
+    raw = host.root / "base.raw"
+    subprocess.run(
+        ["qemu-img", "convert", "-f", "vpc", "-O", "raw", str(files[2]), str(raw)],
+        check=True,
+    )
+    assert hashlib.sha256(raw.read_bytes()).hexdigest() == golden.CONTENT["base"]
     assert not folder.exists()
     # A caller that lost the answer asks again.
     assert host.call("migration", "move_vhds_into_sr", request) == said
@@ -191,6 +198,21 @@ class TestRefused:
         code, text = self.refused(old_host, other, request_)
         assert code == "COMMAND_FAILED"
         assert "Connection refused" in text
+
+    def test_a_server_that_says_nothing(self, old_host, other, request_):
+        other.stop()
+        silent = other.space.start(
+            "/usr/bin/python3", "-c",
+            "import socket, time\ns = socket.socket(); s.bind(('', 22)); s.listen(5)\n"
+            "while True: c = s.accept()",
+        )  # fmt: skip
+        neighbours.wait_for(lambda: ":22 " in other.space.run("ss", "-Hltn"))
+        try:
+            code, text = self.refused(old_host, other, request_)
+        finally:
+            silent.kill()
+            silent.wait()
+        assert (code, "timed out" in text) == ("COMMAND_FAILED", True)
 
     def test_a_host_key_that_changed(self, old_host, other, request_):
         old_host.call("migration", "transfer_chain", request_)

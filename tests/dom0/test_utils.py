@@ -9,7 +9,7 @@ import sys
 import uuid
 
 import pytest
-from xenapi_dom0 import failures, serve, staging
+from xenapi_dom0 import failures, serve, sr_lock, staging
 
 from tests.dom0 import golden, killing
 from tests.dom0.neighbours import wait_for
@@ -101,7 +101,7 @@ def test_the_other_ways_to_break(old_host):
         stranger: "was not made on the disk that it names as its parent",
         outside: "its parent is missing",
         junk: "has no VHD footer at its start",
-        short: "504 bytes are missing at 0",
+        short: "is cut off: there are no 512 bytes at 0",
         link: "is no regular file",
         first_name: "its parents go round in a circle",
         second_name: "its parents go round in a circle",
@@ -181,13 +181,27 @@ class TestKept:
         assert api.VM.get_uuid(machine) in self.kept(old_host, chain)
 
     @pytest.mark.parametrize("name", ["sr", "gc_active"])
-    def test_nothing_goes_while_the_sr_is_worked_on(self, old_host, chain, name):
+    def test_nothing_goes_while_the_sr_is_worked_on(
+        self, old_host, chain, name, monkeypatch
+    ):
+        monkeypatch.setenv("XENAPI_DOM0_ROOT", str(old_host.root))
+        monkeypatch.setattr(sr_lock, "IMPATIENT", 0.2)
         folder = old_host.root / "var/lock/sm" / old_host.sr_uuid
         folder.mkdir(parents=True, exist_ok=True)
-        with open(folder / name, "w") as lock:
-            fcntl.lockf(lock, fcntl.LOCK_EX)
-            with pytest.raises(PluginFailed) as caught:
-                clear(old_host, [chain[0]])
+        code = (
+            "import fcntl, sys\nlock = open(sys.argv[1], 'w')\n"
+            "fcntl.lockf(lock, fcntl.LOCK_EX)\nprint(flush=True); sys.stdin.read()\n"
+        )
+        manager = subprocess.Popen(
+            [sys.executable, "-c", code, str(folder / name)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )
+        manager.stdout.readline()
+        request = {"sr_path": old_host.sr_path, "vdi_uuids": [chain[0]],
+                   "how": "delete", "remove": True}
+        with pytest.raises(failures.Failure) as caught:
+            killing.plugin("utils").clear_broken_chains(serve.Request(request))
+        manager.communicate(b"")
         assert caught.value.code == "BUSY"
         assert (old_host.sr / f"{chain[1]}.vhd").exists()
 

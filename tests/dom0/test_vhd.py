@@ -10,6 +10,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from xenapi_dom0 import failures, vhd
 
 from tests.dom0 import chain_reader, golden
@@ -334,3 +336,62 @@ class TestMending:
         path = crashed(lambda data: data[:-512] + b"\x55" * 700)
         vhd.mend(str(path))
         chain_reader.assert_reads_as(path, golden.CONTENT["base"])
+
+
+SMALL = bytes(VhdFile(parent=VhdFile()))  # a differencing disk without a block
+AREAS = {  # start, length, where its checksum is
+    "copy": (0, 512, 64), "footer": (len(SMALL) - 512, 512, 64),
+    "header": (512, 1024, 36),
+}
+NUMBERS = st.sampled_from(
+    [0, 1, 511, 512, 2**31, 2**32 - 1, 2**62, 2**63 - 512, 2**63, 2**64 - 512]
+) | st.integers(0, 2**64 - 1)
+# Where the numbers of footers and headers are.
+FIELDS = [8, 12, 16, 24, 28, 32, 48, 56, 60, 84, 576, 580, 584, 588, 592, 600, 608, 616]
+CHANGES = st.lists(
+    st.tuples(
+        st.sampled_from(["both", *AREAS]),
+        st.sampled_from(FIELDS) | st.integers(0, 1023),
+        st.tuples(NUMBERS, st.sampled_from([1, 4, 8])) | st.binary(max_size=24),
+    ),
+    max_size=4,
+)
+
+
+def distorted(changes, cut):
+    """Return a disk with changed bytes whose checksums are right again."""
+    data = bytearray(SMALL)
+    for area, at, value in changes:
+        if isinstance(value, tuple):
+            number, size = value
+            value = (number % 2**(8 * size)).to_bytes(size, "big")
+        for name in ("copy", "footer") if area == "both" else (area,):
+            start, length, checksum_at = AREAS[name]
+            changed(data, start, length, checksum_at, (at % length, value, ""))
+            del data[len(SMALL):]
+    return bytes(data[:len(data) - cut])
+
+
+@settings(deadline=None, max_examples=250)
+@given(CHANGES, st.sampled_from([0, 0, 0, 1, 512, 513, 2000, len(SMALL)]))
+def test_no_distorted_disk_does_more_than_refuse(tmp_path_factory, changes, cut):
+    """Whatever it says of itself: a Vhd or IMAGE_CORRUPT, in no time."""
+    path = tmp_path_factory.getbasetemp() / "distorted.vhd"
+    path.write_bytes(distorted(changes, cut))
+    for look in (vhd.peek, lambda name: vhd.check(name, "x")):
+        try:
+            found = look(str(path))
+            assert all(isinstance(name, str) for name in vhd.parent_names(found))
+        except failures.Failure as exc:
+            assert exc.code == failures.IMAGE_CORRUPT
+            continue
+        parent = found._replace(path=str(path.with_name("parent of it.vhd")))
+        Path(parent.path).write_bytes(b"")
+        try:
+            vhd.set_parent(found, parent)
+            vhd.hide(found)
+            vhd.fit_geometry(found)
+        except failures.Failure as exc:
+            assert exc.code == failures.IMAGE_CORRUPT
+        assert path.stat().st_size == len(SMALL) - cut
+    vhd.mend(str(path))

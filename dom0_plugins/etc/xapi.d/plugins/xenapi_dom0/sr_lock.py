@@ -16,6 +16,7 @@ from xenapi_dom0 import failures, paths
 
 FOLDER = "/var/lock/sm"
 WAIT = 120.0  # seconds; a scan of a big SR takes its time
+IMPATIENT = 10.0  # seconds, where the caller can as well come back
 _POLL = 0.1  # seconds
 
 
@@ -37,7 +38,7 @@ def alone(sr_path):
     :raises Failure: BUSY, also while the collector runs
     """
     uuid = sr_uuid(sr_path)
-    with _locked(uuid, "gc_active", 0), _locked(uuid, "sr", 10.0):
+    with _locked(uuid, "gc_active", 0), _locked(uuid, "sr", IMPATIENT):
         yield
 
 
