@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -19,7 +20,7 @@ from tests.dom0.scratch_host import ScratchHost
 
 SOURCE, TARGET = "10.99.0.1", "10.99.0.2"
 SOURCE_6, TARGET_6 = "fd99::1", "fd99::2"
-PROGRAMS = ("ssh", "sshd", "ssh-keygen", "rsync", "ip")
+PROGRAMS = ("ssh", "sshd", "ssh-keygen", "rsync", "ip", "ss")
 
 
 class Neighbour:
@@ -52,7 +53,7 @@ class Neighbour:
         self.start()
 
     def _wrap(self, name: str) -> None:
-        path = subprocess.check_output(["which", name], text=True).strip()
+        path = shutil.which(name, path=switches.PATH)
         # Root's own configuration on this machine has no say in a test.
         options = "-F /dev/null" if name == "ssh" else ""
         self.host.wrap(
