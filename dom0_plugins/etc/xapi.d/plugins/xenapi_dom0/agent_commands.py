@@ -93,7 +93,7 @@ def fed(request, name, packed):
         all arguments of a call be no longer than 128 KiB
     """
     if request.get(packed) is None:
-        if request.get(name) is None:
+        if request.get(name) in (None, ""):
             return None
         text = request[name]
         if not isinstance(text, str) or len(text) > MAX_INPUT:

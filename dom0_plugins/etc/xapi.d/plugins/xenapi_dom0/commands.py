@@ -18,7 +18,7 @@ TIMEOUT = 60  # seconds
 MAX_REASON = 1500  # characters of what a program said that a failure repeats
 FOLDERS = (
     "/usr/sbin", "/usr/bin", "/sbin", "/bin", "/opt/xensource/bin",
-    "/opt/xensource/libexec",
+    "/opt/xensource/libexec", "/opt/xensource/sm",
 )
 # All that a program sees of an environment; the same messages on every host.
 ENVIRONMENT = {"PATH": ":".join(FOLDERS[:4]), "LC_ALL": "C"}
