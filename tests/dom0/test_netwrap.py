@@ -3,7 +3,9 @@
 
 import base64
 import os
+import textwrap
 import zlib
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -302,6 +304,21 @@ def test_an_operator_adds_and_forbids_commands(old_host, site):
     told = old_host.call("netwrap", "filters", {})
     assert "echo <word>" in told["commands"]
     assert told["problems"] == []
+
+
+def test_the_documented_example_does_what_it_says(old_host, site):
+    page = Path(__file__).parents[2] / "doc/source/user/networking-in-dom0.rst"
+    block = page.read_text().split("For example::\n")[1].split("\n``kind``")[0]
+    site("10-site.filters", textwrap.dedent(block))
+    told = old_host.call("netwrap", "filters", {})
+    assert told["problems"] == []
+    command = ["iptables", "-t", "filter", "-L", "neutron-meter-x", "-n", "-v", "-x"]
+    old_host.wrap("iptables", '#!/bin/sh\necho "$5: $*"\n')
+    answer = old_host.call("netwrap", "run_command", {"cmd": command})
+    assert answer["out"].startswith("-n: -t filter -L neutron-meter-x")
+    with pytest.raises(scratch_host.PluginFailed) as caught:
+        old_host.call("netwrap", "run_command", {"cmd": ["ovs-vsctl", "show"]})
+    assert "forbids" in caught.value.params[1]
 
 
 @pytest.mark.parametrize(
