@@ -5,7 +5,7 @@ import uuid
 
 import pytest
 
-from tests.dom0 import scratch_host, switches
+from tests.dom0 import plugin_functions, scratch_host, switches
 
 PORT = "11111111-2222-3333-4444-555555555555"
 MAC = "02:00:00:00:00:05"
@@ -249,22 +249,24 @@ def test_a_kill_at_any_program_is_made_good_by_the_next_call(
     calls = {"unwire": ({"port_id": PORT}, NOTHING), "wire": (request, whole)}
     kills = dict.fromkeys(calls, 0)
     at = 0
-    while at < 40 and calls:
-        for fn, (asked, end) in list(calls.items()):
-            killing(old_wired, switch, tmp_path / "count", at)
-            process = old_wired.start_call("network", fn, asked)
-            process.communicate(timeout=60)
-            switch.put_into(old_wired)
-            kills[fn] += process.returncode == -9
+    done = set()
+    while at < 40 and len(done) < 2:
+        for fn, (asked, end) in calls.items():
+            if fn not in done:
+                killing(old_wired, tmp_path / "count", at)
+                process = old_wired.start_call("network", fn, asked)
+                process.communicate(timeout=60)
+                switch.put_into(old_wired)
+                if process.returncode == 0:
+                    done.add(fn)
+                kills[fn] += process.returncode == -9
             old_wired.call("network", fn, asked)
             assert state(switch) == end, (fn, at)
-        if process.returncode == 0:
-            break
         at += 1
     assert kills["wire"] > kills["unwire"] >= 3
 
 
-def killing(host, switch, count, at):
+def killing(host, count, at):
     """Have the plugin killed by the program that it starts as number ``at``."""
     count.write_text("")
     for name in ("ip", "ovs-vsctl", "sysctl"):
@@ -337,9 +339,12 @@ def refused(host, code, fn, request):
         ("more", 1),
     ],
 )
-def test_arguments_that_are_none_are_refused(old_host, name, value):
-    params = refused(old_host, "BAD_ARGUMENT", "wire", dict(REQUEST, **{name: value}))
-    assert params[0] in (name, "bridge")
+def test_arguments_that_are_none_are_refused(name, value):
+    network = plugin_functions.load("network")
+    request = dict(REQUEST, **{name: value})
+    code, *params = plugin_functions.refusal(network, "wire", request)
+    assert code == "BAD_ARGUMENT"
+    assert params[0] == name
     assert str(value) not in params[1] or not str(value)
 
 
