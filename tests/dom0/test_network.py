@@ -229,6 +229,9 @@ def test_a_bridge_that_only_our_port_kept_goes_with_it(old_wired, switch):
     old_wired.call("network", "wire", REQUEST)
     old_wired.call("network", "unwire", {"port_id": PORT, "bridge": "xapi5"})
     assert switch.vsctl("list-br") == "br-int"
+    # Another one than an interim network's stays, also when it is empty.
+    old_wired.call("network", "unwire", {"port_id": PORT, "bridge": "br-int"})
+    assert switch.vsctl("list-br") == "br-int"
 
 
 def test_dom0_itself_stays_out_of_a_tenant_s_network(old_wired, switch):

@@ -108,6 +108,8 @@ def test_a_field_may_not_fill_the_disk(old_host):
     refused(
         old_host, "BAD_ARGUMENT", "set_config", {"key": "a", "value": "x" * 70_000}
     )
+    deep = "[" * 600 + "]" * 600
+    refused(old_host, "BAD_ARGUMENT", "set_config", f'{{"key": "a", "value": {deep}}}')
     assert old_host.call("xenhost", "get_config", {"key": "a"}) is None
 
 
@@ -487,6 +489,8 @@ FOREIGN = [
     ("ovs_set_if_external_id",
      {"interface": "eth0", "extneral_id": "iface-id", "value": "x"}),
     ("brctl_del_br", {"bridge_name": "xenbr0"}),
+    ("ovs_del_br", {"bridge_name": "xenbr0"}),
+    ("ovs_del_br", {"bridge_name": "br-int"}),
     ("brctl_add_br", {"bridge_name": QVO}),
     ("brctl_add_if", {"bridge_name": QBR, "interface_name": "eth0"}),
     ("brctl_add_if", {"bridge_name": "xenbr0", "interface_name": QVB}),

@@ -96,10 +96,13 @@ def set_config(key, value):
             fields.pop(key, None)
         else:
             fields[key] = value
-        text = json.dumps(fields, indent=1, sort_keys=True) + "\n"
-        if len(text) > MAX_CONFIG:
+        try:
+            text = json.dumps(fields, indent=1, sort_keys=True) + "\n"
+        except RecursionError:
+            text = None
+        if text is None or len(text) > MAX_CONFIG:
             raise failures.Failure(
-                failures.BAD_ARGUMENT, "value", "makes the file too long"
+                failures.BAD_ARGUMENT, "value", "makes the file too long or too deep"
             )
         path = paths.host_path(CONFIG)
         try:

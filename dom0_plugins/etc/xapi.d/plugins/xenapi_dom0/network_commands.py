@@ -94,6 +94,10 @@ def _del_port(bridge_name, port_name):
 
 def _del_br(bridge_name):
     """Remove an interim network's bridge, which holds nothing but ports of ours."""
+    if not port_names.is_interim(bridge_name):
+        raise failures.Failure(
+            failures.NOT_PERMITTED, "bridge_name", "it is no interim network's bridge"
+        )
     if bridge_name not in switch_ports.bridges():
         return ""
     if switch_ports.is_vlan(bridge_name) or not all(

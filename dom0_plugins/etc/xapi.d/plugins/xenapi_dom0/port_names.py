@@ -18,6 +18,8 @@ Names = collections.namedtuple("Names", "qbr qvb qvo tap vif")
 _OURS = re.compile(r"(?:qbr|qvb|qvo|tap|vif)[0-9a-f]{8}-[0-9a-f]{2}\Z")
 # As xenopsd names them: domain and number.
 _HOSTS = re.compile(r"(?:vif|tap)[0-9]{1,7}\.[0-9]{1,3}\Z")
+# XAPI's name for the bridge of a network that has no interface of the host.
+_INTERIM = re.compile(r"xapi[0-9]{1,8}\Z")
 
 
 def of_port(port_id):
@@ -33,6 +35,11 @@ def is_ours(name):
 def is_vif(name):
     """Say whether the host gives such a name to a guest's interface."""
     return _HOSTS.match(name) is not None
+
+
+def is_interim(name):
+    """Say whether a bridge of that name can be an interim network's."""
+    return _INTERIM.match(name) is not None
 
 
 def refuse_others(argument, name, vif=False):

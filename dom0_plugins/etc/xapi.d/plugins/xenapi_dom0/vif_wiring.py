@@ -317,7 +317,9 @@ def _remove(wiring):
 
 
 def _remove_bridge(wiring, bridge):
-    if bridge not in switch_ports.bridges() or switch_ports.is_vlan(bridge):
+    if not port_names.is_interim(bridge) or bridge not in switch_ports.bridges():
+        return
+    if switch_ports.is_vlan(bridge):
         return
     if not switch_ports.ports(bridge):
         switch_ports.change(["--if-exists", "del-br", bridge])
