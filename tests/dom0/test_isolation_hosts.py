@@ -263,33 +263,32 @@ def test_without_xapi_a_vif_comes_up_open_or_shut_as_told(net):
     assert not me.reaches(peer, within=0.2)
 
 
-def test_other_hooks_are_called_with_the_same_arguments(net):
-    folder = net.root / "etc/xapi.d/vif-hotplug.d"
+def test_other_hooks_are_called_with_the_same_arguments(ovs):
+    folder = ovs.root / "etc/xapi.d/vif-hotplug.d"
     folder.mkdir()
-    said = net.root / "said"
+    said = ovs.root / "said"
     for name, mode in (("10-first", 0o755), ("20-broken", 0o755), ("30-not", 0o644)):
         file = folder / name
         file.write_text(f'#!/bin/sh\necho {name} "$@" >> {said}\nexit 3\n')
         file.chmod(mode)
     vif = "11111111-2222-4333-8444-555555555555"
-    net.hook("online", vif, vif)
+    ovs.hook("online", vif, vif)
     told = f"-action online -vifuuid {vif} -vmuuid {vif}"
     assert said.read_text().splitlines() == [f"10-first {told}", f"20-broken {told}"]
 
 
-@pytest.mark.parametrize(
-    "argv",
-    [[], ["-action"], ["-action", "online"], ["-action", "dance"], ["\udcff", ""],
-     ["-action", "online", "-vifuuid", "../x", "-vmuuid", "$(reboot)"]],
-)
-def test_the_hook_never_shows_a_traceback(old_host, argv, tmp_path):
+def test_the_hook_never_shows_a_traceback(old_host):
     file = old_host.root / "etc/xapi.d/vif-hotplug"
     file.write_text(isolated.HOOK.read_text())
-    done = subprocess.run(
-        [old_host.python, str(file), *(os.fsencode(arg) for arg in argv)],
-        capture_output=True, env=old_host.environment(), timeout=60,
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    for argv in (
+        [], ["-action"], ["-action", "online"], ["-action", "dance"], ["\udcff", ""],
+        ["-action", "online", "-vifuuid", "../x", "-vmuuid", "$(reboot)"],
+    ):
+        done = subprocess.run(
+            [old_host.python, str(file), *(os.fsencode(arg) for arg in argv)],
+            capture_output=True, env=old_host.environment(), timeout=60,
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (0, b"", b""), argv
 
 
 def test_the_hook_without_its_library_says_so_and_lets_the_vif_come_up(tmp_path):
@@ -309,20 +308,20 @@ def test_a_host_with_neither_switch_is_told(old_host):
     assert caught.value.code == "NOT_SUPPORTED"
 
 
-@pytest.mark.parametrize("fn", ["apply", "remove", "show"])
-@pytest.mark.parametrize(
-    "request_", [{}, {"vif_uuid": "x"}, {"vif_uuid": None}, {"vif_uuid": ["x"]},
-                 {"vif_uuid": "../../etc/passwd"}, {"vif": 1}],
-)
-def test_bad_arguments_are_refused(old_host, fn, request_):
-    with pytest.raises(PluginFailed) as caught:
-        old_host.call("isolation", fn, request_)
-    assert caught.value.code == "BAD_ARGUMENT"
+def test_bad_arguments_are_refused(old_host):
+    for fn in ("apply", "remove", "show"):
+        for request in (
+            {}, {"vif_uuid": "x"}, {"vif_uuid": None}, {"vif_uuid": ["x"]},
+            {"vif_uuid": "../../etc/passwd"}, {"vif": 1},
+        ):
+            with pytest.raises(PluginFailed) as caught:
+                old_host.call("isolation", fn, request)
+            assert caught.value.code == "BAD_ARGUMENT", (fn, request)
 
 
-def test_a_vif_that_xapi_does_not_know_has_no_rules_and_is_no_fault(net):
+def test_a_vif_that_xapi_does_not_know_has_no_rules_and_is_no_fault(ovs):
     vif = "11111111-2222-4333-8444-555555555555"
-    report = net.scratch.call("isolation", "apply", {"vif_uuid": vif})
+    report = ovs.scratch.call("isolation", "apply", {"vif_uuid": vif})
     assert report["isolated"] is False
     assert report["why"] == "XAPI does not know it"
 
