@@ -12,6 +12,7 @@ from typing import Any
 from tests.dom0 import frames, scratch_host, switches, wire
 from tests.sim.clients import vif_record, vm_record
 
+UNIT = "usr/lib/systemd/system/xenapi-isolation.service"
 HOOK = scratch_host.PLUGINS.parent / "vif-hotplug"
 ME = frames.Guest("02:00:00:00:00:05", "10.0.0.5", "2001:db8::5")
 PEER = frames.Guest("02:00:00:00:00:06", "10.0.0.6", "2001:db8::6")
@@ -180,6 +181,18 @@ class Isolated:
              "-action", action, *told],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
+            env=self.scratch.environment(),
+        )
+
+    def start_service(self) -> subprocess.Popen[bytes]:
+        """Start what the unit of systemd starts."""
+        unit = (scratch_host.PLUGINS.parents[2] / UNIT).read_text()
+        settings = dict(line.split("=", 1) for line in unit.splitlines() if "=" in line)
+        python, *argv = settings["ExecStart"].split()
+        assert python == "/usr/bin/python3"
+        return subprocess.Popen(
+            [self.scratch.python, *argv],
+            cwd=self.root / settings["WorkingDirectory"].lstrip("/"),
             env=self.scratch.environment(),
         )
 

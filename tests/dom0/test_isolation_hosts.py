@@ -47,13 +47,12 @@ def eventually(true, seconds=15.0):
 @contextlib.contextmanager
 def watching(net):
     """The service that follows the ports, for the length of a ``with``."""
-    process = net.start_hook("watch")
+    process = net.start_service()
     try:
         yield process
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(10)
-        process.stdout.close()
 
 
 def test_rules_are_back_after_the_switch_started_again(ovs):

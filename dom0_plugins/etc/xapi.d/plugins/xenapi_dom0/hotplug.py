@@ -6,6 +6,7 @@ xapi's network scripts call ``/etc/xapi.d/vif-hotplug -action online|remove -vif
 a VIF must come up though we cannot do our part. That part then is done by the service,
 ``vif-hotplug -action watch``, as soon as it can be; on a closed host (see isolation)
 the VIF can send nothing until then. ``-action all`` does once what the service does.
+Where the hook is another's, ``python3 -m xenapi_dom0.hotplug`` does the same.
 
 Hooks of others, the one that was there before ours too, lie in vif-hotplug.d and are
 called after ours, in the order of their names, with the same arguments.
@@ -15,6 +16,7 @@ import os
 import select
 import stat
 import subprocess
+import sys
 import time
 
 from xenapi_dom0 import commands, failures, isolation, paths, serve, xapi
@@ -163,3 +165,7 @@ def _call_others(argv):
                 )
         except (OSError, subprocess.TimeoutExpired) as exc:
             LOG.warning("%s: %s", path, exc)
+
+
+if __name__ == "__main__":
+    sys.exit(run(sys.argv[1:]))
