@@ -51,6 +51,10 @@ def _figure(found: Found, pyplot: Any) -> Any:
     speed.set(xscale="log", xlabel="MiB of data", ylabel="MiB/s", ylim=(0, None))
     memory.set(xscale="log", xlabel="MiB of data", ylabel="MiB", ylim=(0, None))
     for axes in (speed, memory):
+        axes.set_xticks(sizes, labels=map(str, sizes))
+        axes.minorticks_off()
         axes.grid(True, which="major", alpha=0.4)
-        axes.legend(fontsize="small")
+        axes.legend(
+            fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2
+        )
     return figure
