@@ -358,7 +358,8 @@ def test_a_disk_that_is_no_file_of_the_sr(old_host, glance, tmp_path):
 @pytest.mark.parametrize(
     ("name", "values"),
     [
-        ("urls", [[], ["http://h/v2/images/x"], [DEAD + "/v2/images/"], "x", None]),
+        ("urls", [[], ["http://h/v2/images/x"], [DEAD + "/v2/images/"], "x", None,
+                  [DEAD + "?/v2/images/" + str(uuid.UUID(int=1))]]),
         ("vdi_uuids", [[], ["x"], None, [str(uuid.uuid4())] * 2]),
         ("properties", [None, [], {"a/b": "x"}, {"a": 1}, {"": "x"}, {"a": None}]),
         ("compression_level", [-1, 10, "6", 1.5, True]),
@@ -368,7 +369,7 @@ def test_a_disk_that_is_no_file_of_the_sr(old_host, glance, tmp_path):
     ],
 )
 def test_each_bad_argument_is_refused_by_its_name(old_host, glance, name, values):
-    image = glance.image()
+    image = glance.image(identity=str(uuid.UUID(int=1)))
     uuids = put(old_host, chain(1))
     for value in values:
         failure = refused(old_host, glance, image, uuids, **{name: value})
