@@ -47,27 +47,11 @@ WITHOUT_NOVA = {"xapi", "formats", "flow", "sim", "conf", "dom0"}
 NO_SUBJECT = {"utils", "util", "common", "helpers", "helper", "misc", "base"}
 # Shared with the host by name, and so not ours to choose.
 SCRIPTS = {
-    "agent",
-    "bandwidth",
-    "config_file",
-    "console",
-    "dom0_plugin_version",
-    "glance",
-    "ipxe",
-    "isolation",
-    "kernel",
-    "migration",
-    "netwrap",
-    "partition_utils",
-    "utils",
-    "vif-hotplug",
-    "workarounds",
-    "xenstore",
-    and not path.suffix
-    and path.read_bytes().startswith(b"#!/usr/bin/python3")
+    path.name
     for path in (ROOT / "dom0_plugins").rglob("*")
     if path.is_file()
-    path.name
+    and not path.suffix
+    and path.read_bytes().startswith(b"#!/usr/bin/python3")
 }
 
 
