@@ -29,7 +29,10 @@ PLACES = (
     "var/lib/xcp/guest", "var/lib/xenapi", "usr/etc/xenhost.conf", "var/log/xen/guest",
 )  # fmt: skip
 # Stops the host for everybody: called with a session that nobody has.
-STOPPING = {"xenhost.host_reboot", "xenhost.host_shutdown", "xenhost.host_join"}
+STOPPING = {
+    "xenhost.host_reboot", "xenhost.host_shutdown", "xenhost.host_start",
+    "xenhost.host_join", "xenhost.set_host_enabled",
+}  # fmt: skip
 
 FEATURES = features.of_folder(str(scratch_host.PLUGINS))
 
