@@ -12,7 +12,7 @@ import uuid
 import zlib
 
 import pytest
-from xenapi_dom0 import deflate
+from xenapi_dom0 import arguments, deflate, failures, upload, web
 
 from tests.dom0 import chain_reader, glance_server, golden, image_server
 from tests.dom0.glance_server import GlanceServer, Trouble
@@ -249,21 +249,6 @@ def refused(host, glance, image, uuids, **changes):
     return caught.value
 
 
-@pytest.mark.parametrize(
-    "status",
-    [400, 401, 402, 403, 405, 406, 407, 409, 410, 411, 412, 413, 414, 415, 416, 417,
-     422, 423, 424, 426, 501, 505, 510],
-)
-def test_what_is_final_is_not_tried_again(old_host, glance, status):
-    image = glance.image()
-    glance.troubles = [Trouble(status=status, after=1)] * 3
-    failure = refused(old_host, glance, image, put(old_host, chain(1)))
-    assert ("NOT_PERMITTED", "queued", 1) == (
-        failure.code, image.status, glance.puts()
-    )
-    assert str(status) in failure.params[1]
-
-
 def test_servers_that_never_take_it(old_host, glance):
     image = glance.image()
     glance.troubles = [Trouble(status=503)] * 5
@@ -271,13 +256,6 @@ def test_servers_that_never_take_it(old_host, glance):
     assert ("IMAGE_TRANSFER_FAILED", "queued", 3) == (
         failure.code, image.status, glance.puts()
     )
-
-
-@pytest.mark.parametrize("status", ["active", "deleted", "importing", None])
-def test_an_image_that_does_not_wait_gets_nothing(old_host, glance, status):
-    image = glance.image(status=status)
-    failure = refused(old_host, glance, image, put(old_host, chain(1)))
-    assert ("NOT_PERMITTED", 0) == (failure.code, glance.puts())
 
 
 def test_an_image_that_somebody_else_stores_is_waited_for_a_little(old_host, glance):
@@ -375,6 +353,45 @@ def test_each_bad_argument_is_refused_by_its_name(old_host, glance, name, values
         failure = refused(old_host, glance, image, uuids, **{name: value})
         assert ("BAD_ARGUMENT", name) == (failure.code, failure.params[0]), value
     assert glance.asked == []
+
+
+class TestAnswers:
+    """What the service may say, in this process."""
+
+    def code(self, glance, image):
+        place = web.Place(
+            image.identity, [f"{glance.url}/v2/images/{image.identity}"], {},
+            arguments.Verify(None, False), 3, ("http",),
+        )
+        with pytest.raises(failures.Failure) as caught:
+            upload.store(place, {}, lambda: (b"x" * 300000 for _ in range(9)))
+        return caught.value.code
+
+    @pytest.mark.parametrize(
+        "status",
+        [400, 401, 402, 403, 405, 406, 407, 409, 410, 411, 412, 413, 414, 415, 416,
+         417, 422, 423, 424, 426, 501, 505, 510],
+    )
+    @pytest.mark.parametrize("after", [1, None])
+    def test_what_is_final_is_not_tried_again(self, glance, status, after):
+        image = glance.image()
+        glance.troubles = [Trouble(status=status, after=after)] * 3
+        assert "NOT_PERMITTED" == self.code(glance, image)
+        assert ("queued", 1) == (image.status, glance.puts())
+
+    @pytest.mark.parametrize("status", [408, 500, 502, 503, 504, 507, 599, 302])
+    def test_what_may_pass_is_tried_again(self, glance, status, monkeypatch):
+        monkeypatch.setattr(web, "FIRST_PAUSE", 0.01)
+        image = glance.image()
+        glance.troubles = [Trouble(status=status)] * 5
+        assert "IMAGE_TRANSFER_FAILED" == self.code(glance, image)
+        assert ("queued", 3) == (image.status, glance.puts())
+
+    @pytest.mark.parametrize("status", ["active", "deleted", "importing", None])
+    def test_an_image_that_does_not_wait_gets_nothing(self, glance, status):
+        image = glance.image(status=status)
+        assert "NOT_PERMITTED" == self.code(glance, image)
+        assert glance.puts() == 0
 
 
 class TestDeflate:

@@ -219,11 +219,11 @@ class _Storing:
         try:
             with contextlib.closing(self._make_data()) as data:
                 sent = self._send(connection, data)
+            # From here on the service may have the whole, whatever we hear of it.
+            self._sent = sent
+            _write(connection, b"0\r\n\r\n")
         except _Stopped as exc:
             return self._last_words(connection, exc)
-        # From here on the service may have the whole, whatever we hear of it.
-        self._sent = sent
-        connection.send(b"0\r\n\r\n")
         return connection.getresponse()
 
     def _send(self, connection, data):
@@ -239,10 +239,7 @@ class _Storing:
                     [connection.sock], [], [], 0
                 )[0]:
                     raise _Stopped("it answered before the end")
-                try:
-                    connection.send(b"%x\r\n%b\r\n" % (len(chunk), chunk))
-                except OSError as exc:
-                    raise _Stopped("connection broken: %s" % exc) from exc
+                _write(connection, b"%x\r\n%b\r\n" % (len(chunk), chunk))
         return Sent(count, digest.hexdigest())
 
     def _last_words(self, connection, stopped):
@@ -252,3 +249,10 @@ class _Storing:
             return connection.getresponse()
         except web.ERRORS:
             raise OSError(str(stopped)) from None
+
+
+def _write(connection, data):
+    try:
+        connection.send(data)
+    except OSError as exc:
+        raise _Stopped("connection broken: %s" % exc) from exc
