@@ -164,9 +164,9 @@ def test_plugins_missing(version_plugin, refused):
     version_plugin.parent.mkdir()
     assert_told(
         refused(),
-        f"The dom0 plugin '{VERSION_PLUGIN}' is not installed on the host: copy the "
-        "plugins of this release (version 3.1) into its /etc/xapi.d/plugins and "
-        "make them executable.",
+        f"The dom0 plugin '{VERSION_PLUGIN}' is not installed on the host: "
+        "install those of this release (version 3.1) with xenapi-driver dom0 install "
+        "root@HOST.",
     )
 
 
@@ -176,8 +176,8 @@ def test_plugins_too_old(version_plugin, refused):
     assert_told(
         refused(),
         "The host's dom0 plugins have version 2.1, but version 3.1 or a later one of "
-        "the same series is needed: replace them in its /etc/xapi.d/plugins by those "
-        "of this release.",
+        "the same series is needed: replace its /etc/xapi.d/plugins by xenapi-driver "
+        "dom0 install root@HOST.",
     )
 
 

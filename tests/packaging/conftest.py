@@ -3,16 +3,14 @@
 
 from __future__ import annotations
 
-import io
-import json
 import os
 import shutil
 
 import pytest
 
+from tests import command_line
 from tests.dom0 import interpreters
 from tests.packaging import sshd_host
-from xenapi_driver.cmd import app
 
 REQUIRED = os.environ.get("REQUIRE_ROOT_PARTS") == "1"
 
@@ -44,13 +42,9 @@ def ordered(tmp_path):
     nowhere.write_text("")
 
     def run(kind, *argv: object) -> tuple[int, list[dict[str, str]]]:
-        application = app.XenapiDriver()
-        application.stdout = io.StringIO()
-        command = kind(application, None)
-        words = ["-f", "json", *map(str, argv)]
-        if "--config-file" not in words:
-            words += ["--config-file", str(nowhere)]
-        parsed = command.get_parser("xenapi-driver").parse_args(words)
-        return command.run(parsed), json.loads(application.stdout.getvalue())
+        given = "--config-file" in argv
+        return command_line.run(
+            kind, *argv, *(() if given else ("--config-file", nowhere))
+        )
 
     return run

@@ -3,7 +3,8 @@
 
 What makes it a folder is in the daemon's own configuration, out of the reach of whoever
 logs in: a forced command, which sets the scratch root and puts another Python into the
-place of /usr/bin/python3, and runs what was asked for otherwise word by word.
+place of /usr/bin/python3 (and the root into that of tar's -C /), and runs what was
+asked for otherwise word by word.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ _FORCED = """\
 printf '%s\\n' "$SSH_ORIGINAL_COMMAND" >> {folder}/commands
 export XENAPI_DOM0_ROOT={root}
 exec /bin/sh -c "$(printf '%s' "$SSH_ORIGINAL_COMMAND" |
-    sed 's,/usr/bin/python3,{python},g')"
+    sed 's,/usr/bin/python3,{python},g; s, -C /, -C {root}/,')"
 """
 _CONFIGURATION = """\
 Port {port}
@@ -122,3 +123,8 @@ def make_root(folder: pathlib.Path) -> pathlib.Path:
     (plugins / "alias").symlink_to("echo")
     (folder / "etc/xensource-inventory").write_text(f"INSTALLATION_UUID='{UUID}'\n")
     return folder
+
+
+def files(root: pathlib.Path) -> set[str]:
+    """Return the paths of all files below a root."""
+    return {str(file.relative_to(root)) for file in root.rglob("*") if file.is_file()}

@@ -105,11 +105,11 @@ def test_a_host_without_plugins(reached, install_over_ssh, scripts):
     assert status == 0, told
     assert laid_on(reached.root) == {**others, **wanted(scripts)}
     assert (reached.root / "etc/xapi.d/plugins/alias").is_symlink()
+    outside = [path for path in wanted(scripts) if "/plugins/" not in path]
+    assert {HOOK, SETTINGS, UNIT} <= set(outside)
     assert states(told) == {
         "/etc/xapi.d/plugins": "new",
-        f"/{HOOK}": "new",
-        f"/{SETTINGS}": "new",
-        f"/{UNIT}": "new",
+        **{f"/{path}": "new" for path in outside},
         "answer over ssh": "ok",
         "answer over XAPI": "not checked",
     }
@@ -179,9 +179,45 @@ def test_a_hook_of_somebody_else_stays(reached, install):
     hook.write_text("#!/bin/sh\n# another product's\n")
     status, told = install()
     assert status == 0
-    assert told[f"/{HOOK}"] == ("kept", "it belongs to somebody else")
+    assert told[f"/{HOOK}"][0] == "kept"
+    assert "belongs to somebody else" in told[f"/{HOOK}"][1]
     assert "another product's" in hook.read_text()
-    assert not list(hook.parent.glob("vif-hotplug?*"))
+    # From theirs ours can be called.
+    assert "xenapi-driver" in hook.with_name("vif-hotplug.rpmnew").read_text()
+
+
+def test_systemd_is_told_of_units(reached, install, scripts):
+    said = reached.root / "said"
+    systemctl = reached.root / "usr/bin/systemctl"
+    systemctl.parent.mkdir(parents=True)
+    systemctl.write_text(f'#!/bin/sh\necho "$*" >> {said}\n')
+    systemctl.chmod(0o755)
+    _, told = install()
+    assert told["probe.service"] == ("enabled", "as our preset says")
+    assert said.read_text().splitlines()[0] == "daemon-reload"
+    assert "preset probe.service\n" in said.read_text()
+    assert "--no-block start probe.service\n" in said.read_text()
+    said.unlink()
+    install()
+    assert not said.exists()
+    # A later release restarts what runs; whether it is enabled is the operator's.
+    (scripts / UNIT).write_text("# xenapi-driver\n[Unit]\nDescription=later\n")
+    install()
+    assert "try-restart probe.service" in said.read_text()
+    assert "preset" not in said.read_text()
+
+
+def test_a_unit_never_runs_a_hook_of_somebody_else(reached, install, scripts):
+    said = reached.root / "said"
+    systemctl = reached.root / "usr/bin/systemctl"
+    systemctl.parent.mkdir(parents=True)
+    systemctl.write_text(f'#!/bin/sh\necho "$*" >> {said}\n')
+    systemctl.chmod(0o755)
+    (reached.root / HOOK).write_text("#!/bin/sh\n# another product's\n")
+    (scripts / UNIT).write_text(f"# xenapi-driver\n[Service]\nExecStart=/{HOOK} x\n")
+    _, told = install()
+    assert told["probe.service"][0] == "kept"
+    assert "preset probe.service" not in said.read_text()
 
 
 def test_a_link_in_the_place_of_the_hook_is_not_followed(reached, install, tmp_path):

@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
-import json
 import os
 import pathlib
 import shutil
@@ -17,7 +15,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from xenapi_driver.cmd import app, dom0_build, plugin_tree
+from tests import command_line
+from xenapi_driver.cmd import dom0_build, plugin_tree
 from xenapi_driver.dom0 import build, tree
 
 VERSION = metadata.version("xenapi-driver")
@@ -35,12 +34,7 @@ def said_by(*argv: object, **kwargs) -> str:
 
 def run(*argv: object) -> tuple[int, list[dict[str, str]]]:
     """Run ``xenapi-driver dom0 build``; return its status and its rows."""
-    application = app.XenapiDriver()
-    application.stdout = io.StringIO()
-    command = dom0_build.Build(application, None)
-    words = ["-f", "json", *map(str, argv)]
-    parsed = command.get_parser("xenapi-driver dom0 build").parse_args(words)
-    return command.run(parsed), json.loads(application.stdout.getvalue())
+    return command_line.run(dom0_build.Build, *argv)
 
 
 @pytest.fixture(scope="module")
@@ -170,6 +164,59 @@ def test_the_rpm_installs_verifies_and_goes(made, laid, root):
     assert rpm(root, "-V", *WITHOUT_A_HOST, "xenapi-dom0-plugins") == ""
     rpm(root, "-e", *WITHOUT_A_HOST, "xenapi-dom0-plugins")
     assert not (root / tree.LIBRARY).exists()
+
+
+@pytest.fixture
+def host_root(root) -> pathlib.Path:
+    """A root with a shell, and programs that write down what they are asked."""
+    busybox = shutil.which("busybox")
+    if busybox is None or b"GLIBC_2" in pathlib.Path(busybox).read_bytes():
+        pytest.skip("missing: busybox-static, for scripts in a root of their own")
+    for folder in ("bin", "usr/bin", "dev", "etc/xapi.d/plugins"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    (root / "dev/null").touch()
+    for name in ("sh", "rm", "rmdir", "echo"):
+        shutil.copy(busybox, root / "bin" / name)
+    for name in ("python3", "systemctl"):
+        program = root / "usr/bin" / name
+        program.write_text(f'#!/bin/sh\necho "{name} $*" >> /asked\n')
+        program.chmod(0o755)
+    return root
+
+
+def test_the_rpm_s_scripts(made, host_root):
+    rpm(host_root, "-i", "--nodeps", made["rpm"])
+    asked = (host_root / "asked").read_text()
+    assert "python3 -B -m xenapi_dom0.preparation\n" in asked
+    assert "sys.version_info < (3, 6)" in asked
+    (host_root / tree.LIBRARY / "__pycache__").mkdir()
+    (host_root / tree.LIBRARY / "__pycache__/a.pyc").write_text("")
+    rpm(host_root, "-e", "xenapi-dom0-plugins")
+    assert not (host_root / tree.LIBRARY).exists()
+
+
+def test_the_rpm_refuses_a_host_without_python(made, host_root):
+    (host_root / "usr/bin/python3").write_text("#!/bin/sh\nexit 1\n")
+    words = ("--dbpath", "/rpmdb", "--root", str(host_root), "-i", "--nodeps")
+    done = subprocess.run(
+        ["rpm", *words, str(made["rpm"])], capture_output=True, text=True
+    )
+    assert done.returncode != 0
+    assert "needs Python 3.6 or later" in done.stdout + done.stderr
+    assert not (host_root / tree.LIBRARY).exists()
+
+
+def test_the_rpm_keeps_what_somebody_else_has_in_the_place_of_a_file(made, laid, root):
+    config = [entry.path for entry in laid if entry.config]
+    assert config
+    for path in config:
+        file = root / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("of somebody else\n")
+    rpm(root, "-i", *WITHOUT_A_HOST, made["rpm"])
+    for path in config:
+        assert (root / path).read_text() == "of somebody else\n"
+        assert (root / f"{path}.rpmnew").exists()
 
 
 def test_two_builds_give_the_same_bytes(made, tmp_path):

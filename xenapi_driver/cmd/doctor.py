@@ -63,7 +63,7 @@ class Doctor(Lister):
         rows = self._rows(parsed_args)
         self.failed = any(row.state == examination.FAILED for row in rows)
         return COLUMNS, [
-            (row.check, row.state, _sentence(row.seen), _sentence(row.remedy))
+            (row.check, row.state, sentence(row.seen), sentence(row.remedy))
             for row in rows
         ]
 
@@ -100,7 +100,8 @@ def told(exc: Exception, files: list[str] | None) -> str:
     return f"{', '.join(files or ['one of the files'])} cannot be read ({told})"
 
 
-def _sentence(words: str) -> str:
+def sentence(words: str) -> str:
+    """Return words of an examination as a sentence; "" for none."""
     if not words:
         return ""
     # Names of options and URLs keep their case.

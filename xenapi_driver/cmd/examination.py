@@ -14,6 +14,7 @@ import ssl
 import time
 import urllib.parse
 from collections.abc import Callable, Iterator
+from importlib import metadata
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -53,6 +54,8 @@ CHECKS = (
 LOG_ADVICE = "look at /var/log/xensource.log in dom0 for what the host says about it"
 
 DRIVER = "xenapi.XenAPIDriver"
+
+INSTALL = "xenapi-driver dom0 install root@HOST"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -274,9 +277,7 @@ class Examination:
             yield OK, f"management interface {interface.device}, {address}", ""
 
     def _plugins(self) -> Findings:
-        found = plugins.check_version(self._session)
-        needed = plugins.version_text(plugins.REQUIRED)
-        yield OK, f"version {found.version}; {needed} or later is needed", ""
+        yield judged_plugins(plugins.check_version(self._session))
 
     def _guests(self) -> Findings:
         record = host.get(self._session, self._session.host_ref)
@@ -303,6 +304,22 @@ class Examination:
                 "MiB that Xen and VMs that are no servers take",
                 "",
             )
+
+
+def judged_plugins(found: plugins.Installed) -> tuple[str, str, str]:
+    """Return the finding about plugins that the driver can work with."""
+    needed = plugins.version_text(plugins.REQUIRED)
+    told = f"version {found.version}; {needed} or later is needed"
+    here = metadata.version("xenapi-driver")
+    if not found.package:  # copied from a source tree
+        return OK, told, ""
+    if found.package == here:
+        return OK, f"{told}; of xenapi-driver {here}, as here", ""
+    return (
+        WARNING,
+        f"{told}; of xenapi-driver {found.package}, and here is {here}",
+        f"bring them in step with {INSTALL}",
+    )
 
 
 def unreadable(told: str) -> list[Row]:

@@ -12,7 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 
-from xenapi_driver.dom0 import tarball, tools
+from xenapi_driver.dom0 import tarball, tools, tree
 from xenapi_driver.dom0.tree import LIBRARY, Entry
 
 SPEC = pathlib.PurePath("packaging", f"{tarball.NAME}.spec")
@@ -61,6 +61,7 @@ def write(
             "_dbpath": str(top / "db"),  # not the machine's own
             "plugins_version": version,
             "plugins_release": RELEASE,
+            "plugins_units": " ".join(tree.units(laid)) or "%{nil}",
         }
         argv = [rpmbuild, "-bb", "--quiet", "--target", "noarch"]
         for name, value in defined.items():

@@ -20,7 +20,7 @@ import dataclasses
 import hashlib
 import pathlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 PLUGINS = "etc/xapi.d/plugins"
 LIBRARY = f"{PLUGINS}/xenapi_dom0"
@@ -91,9 +91,16 @@ def entries(folder: pathlib.Path, version: str) -> list[Entry]:
     return [found[path] for path in sorted(found)]
 
 
-def plugin_names(laid: list[Entry]) -> list[str]:
+def plugin_names(laid: Sequence[Entry]) -> list[str]:
     """Return the plugins' names without ``.py``, sorted."""
     return [entry.twin_of.rpartition("/")[2] for entry in laid if entry.twin_of]
+
+
+def units(laid: Sequence[Entry]) -> list[str]:
+    """Return the names of systemd's units among the files, sorted."""
+    folder = "usr/lib/systemd/system/"
+    names = [entry.path.removeprefix(folder) for entry in laid if folder in entry.path]
+    return [name for name in names if "/" not in name]
 
 
 def _own(folder: pathlib.Path) -> Iterator[Entry]:

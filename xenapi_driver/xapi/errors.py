@@ -289,8 +289,8 @@ class PluginMissing(Advised):
     @property
     def remedy(self) -> str:
         return (
-            f"copy the plugins of this release (version {self.required}) into its "
-            "/etc/xapi.d/plugins and make them executable"
+            f"install those of this release (version {self.required}) with "
+            "xenapi-driver dom0 install root@HOST"
         )
 
 
@@ -311,7 +311,7 @@ class PluginTooOld(Advised):
 
     @property
     def remedy(self) -> str:
-        return "replace them in its /etc/xapi.d/plugins by those of this release"
+        return "replace its /etc/xapi.d/plugins by xenapi-driver dom0 install root@HOST"
 
 
 class NotAMember(Advised):

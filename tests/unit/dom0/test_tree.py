@@ -126,3 +126,11 @@ def test_what_is_outside_of_the_plugins_folder_says_whose_it_is():
         if not entry.plugin and not any(mark in entry.content for mark in ours)
     ]
     assert strange == []
+
+
+def test_our_preset_names_our_units():
+    laid = tree.entries(plugin_tree.find(), "1")
+    (preset,) = [entry for entry in laid if entry.path.endswith(".preset")]
+    lines = preset.content.decode().splitlines()
+    named = {line.split()[1] for line in lines if line and line[0] != "#"}
+    assert named == set(tree.units(laid)) != set()

@@ -105,7 +105,7 @@ def test_plugin_of_the_retired_driver_is_too_old(sim, session, text):
 
 
 def test_missing_plugins_say_what_to_do(session):
-    with pytest.raises(errors.PluginMissing, match="copy the plugins"):
+    with pytest.raises(errors.PluginMissing, match="dom0 install root@HOST"):
         plugins.check_version(session)
 
 

@@ -24,11 +24,19 @@ import subprocess
 import sys
 import xmlrpc.client
 
-from xenapi_dom0 import commands, failures, locks, paths, plugin_folder
+from xenapi_dom0 import (
+    commands,
+    failures,
+    inspection,
+    locks,
+    paths,
+    plugin_folder,
+)
 
 PLUGINS = "etc/xapi.d/plugins"
 RECORD = "/var/lib/xenapi-dom0/installed.json"
 MARKS = (b"xenapi_dom0", b"xenapi-driver")
+BESIDE = ".rpmnew"  # as rpm names it, and cron and others pass over it
 MAX_BYTES = 16 * 1024 * 1024
 PACKAGE = "xenapi-dom0-plugins"
 
@@ -136,7 +144,7 @@ def install(files, dry_run):
         rows = _lay_plugins(folder, ours, record, dry_run)
         rows += [_lay(file, record, dry_run) for file in others]
         rows += _remove(files, record, dry_run)
-        rows += _enable(rows, dry_run)
+        rows += _units(files, rows, dry_run)
         if not dry_run:
             record.end([file for file in files if not _is_kept(file, rows)])
     return rows
@@ -188,16 +196,13 @@ def _lay(file, record, dry_run):
         return [file.path, what, ""]
     if what == UPDATED:
         found = _digest(file.place)
-        if found != file.digest and found not in record.known.get(file.path, ()):
-            if not _says_ours(file.place):
-                return [file.path, KEPT, "it belongs to somebody else"]
-            if file.config:
-                if not dry_run:
-                    put(file.place + ".rpmnew", file.content, file.mode)
-                return [
-                    file.path, KEPT,
-                    "it was changed; the new one is beside it, with .rpmnew",
-                ]
+        known = found == file.digest or found in record.known.get(file.path, ())
+        foreign = not known and not _says_ours(file.place)
+        if foreign or (file.config and not known):
+            if not dry_run and _digest(file.place + BESIDE) != file.digest:
+                put(file.place + BESIDE, file.content, file.mode)
+            how = "it belongs to somebody else" if foreign else "it was changed"
+            return [file.path, KEPT, how + "; ours is beside it, with " + BESIDE]
     if not dry_run:
         put(file.place, file.content, file.mode)
     return [file.path, what, ""]
@@ -222,27 +227,41 @@ def _remove(files, record, dry_run):
     return rows
 
 
-def _enable(rows, dry_run):
-    """Let systemd know of new units; enable those that our preset names.
+def _units(files, rows, dry_run):
+    """Let systemd know of our units; enable new ones that our preset names.
 
-    A unit that was there before stays as the operator has it.
+    A unit that was there before stays as the operator has it. One that would run what
+    somebody else put into the place of a file of ours is not enabled.
     """
-    units = {row[0]: row[1] for row in rows if "/systemd/" in row[0]}
-    changed = [path for path in units if units[path] in (NEW, UPDATED, REMOVED)]
+    states = {row[0]: row[1] for row in rows}
+    kept = ["/" + path for path in states if states[path] == KEPT]
+    changed = [path for path in states if states[path] in (NEW, UPDATED, REMOVED)]
     # A scratch root has no systemd; the machine below it must not be asked.
     if not changed or not os.path.exists(paths.host_path("/usr/bin/systemctl")):
         return []
-    found = []
-    if not dry_run:
+    units = [file for file in files if _UNIT.match(file.path)]
+    if units and not dry_run:
         commands.run(["systemctl", "daemon-reload"])
-    for path in sorted(changed):
-        match = _UNIT.match(path)
-        if match is None or units[path] != NEW:
-            continue
-        if not dry_run:
-            commands.run(["systemctl", "preset", match.group(1)])
-        found.append([match.group(1), ENABLED, "as our preset says"])
+    found = []
+    for file in units:
+        name = _UNIT.match(file.path).group(1)
+        if any(path.encode("utf-8") in file.content for path in kept):
+            found.append([name, KEPT, "not enabled, as what it runs is another's"])
+        elif states[file.path] == NEW:
+            if not dry_run:
+                commands.run(["systemctl", "preset", name])
+                _start(name)
+            found.append([name, ENABLED, "as our preset says"])
+        elif not dry_run:
+            # It runs the plugins' library, which is another one now.
+            commands.run(["systemctl", "--no-block", "try-restart", name])
     return found
+
+
+def _start(name):
+    enabled = commands.run(["systemctl", "--quiet", "is-enabled", name], accept=(0, 1))
+    if enabled.code == 0:
+        commands.run(["systemctl", "--no-block", "start", name])
 
 
 def _compared(file):
@@ -305,22 +324,11 @@ def put(place, content, mode):
 def about_host():
     """Return what tells this host from others, for the one who asked."""
     return {
-        "uuid": _uuid(),
+        "uuid": inspection.inventory_uuid(),
         "name": os.uname().nodename,
         "python": "%d.%d.%d" % sys.version_info[:3],
         "package": _package(),
     }
-
-
-def _uuid():
-    """Return the host's UUID as XAPI knows it, "" where it is not written down."""
-    try:
-        with open(paths.host_path("/etc/xensource-inventory")) as inventory:
-            text = inventory.read()
-    except (OSError, ValueError):
-        return ""
-    match = re.search(r"^INSTALLATION_UUID='([0-9a-f-]{36})'", text, re.MULTILINE)
-    return match.group(1) if match else ""
 
 
 def _package():

@@ -10,9 +10,9 @@ FILE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "RELEASE")
 
 
 def package():
-    """Return the package's version, None where nobody wrote it down."""
+    """Return the package's version, "" where nobody wrote it down."""
     try:
         with open(FILE, encoding="ascii") as file:
-            return file.read(100).strip() or None
+            return file.read(100).strip()
     except (OSError, ValueError):
-        return None
+        return ""
