@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import shutil
 import socket
 from unittest import mock
 
@@ -16,7 +15,7 @@ from nova import exception as nova_exception
 from tests import builders, fixtures
 from tests.functional import doctoring
 from xenapi_driver.ops import startup
-from xenapi_driver.xapi import transport
+from xenapi_driver.xapi import plugins, transport
 from xenapi_driver.xapi.host import HostRecord
 
 CONF = nova.conf.CONF
@@ -318,18 +317,18 @@ def test_missing_plugin(bare_rig):
 
 
 def test_plugin_too_old(bare_rig):
-    library = bare_rig.plugin_dir / "xenapi_dom0"
-    shutil.rmtree(library / "__pycache__", ignore_errors=True)
-    changed = 0
-    for source in [*library.glob("*.py"), bare_rig.plugin_dir / "dom0_plugin_version"]:
-        text = source.read_text()
-        if '"3.0"' in text:
-            source.write_text(text.replace('"3.0"', '"2.1"'))
-            changed += 1
-    for twin in bare_rig.plugin_dir.glob("dom0_plugin_version.py"):
-        shutil.copy(bare_rig.plugin_dir / "dom0_plugin_version", twin)
-    assert changed
-    refused_start(bare_rig, r"2\.1.*3\.0|3\.0.*2\.1", "plugins")
+    needed = plugins.version_text(plugins.REQUIRED)
+    for name in ("dom0_plugin_version", "dom0_plugin_version.py"):
+        source = bare_rig.plugin_dir / name
+        if source.exists():
+            text, changed = re.subn(
+                r'^VERSION = ".*"$', 'VERSION = "2.1"', source.read_text(), flags=re.M
+            )
+            assert changed == 1
+            source.write_text(text)
+    refused_start(
+        bare_rig, rf"2\.1.*{re.escape(needed)}|{re.escape(needed)}.*2\.1", "plugins"
+    )
 
 
 def refused_build(rig, kind: type, pattern: str, image_id: str, **changes) -> None:
