@@ -3,6 +3,8 @@
 # even when one fails; end with a plain summary. `make test` calls it.
 #
 #   BIN=.venv/bin ./run-tests.sh SUITE...     SUITE: a folder below tests/
+#
+# Tests run in two processes, a file in one of them; PROCESSES=4 for more.
 set -uo pipefail
 cd "$(dirname "$0")"
 bin=${BIN:-.venv/bin}
@@ -34,7 +36,7 @@ done
 part pep8 style
 part mypy "$bin/mypy"
 part docs "$bin/sphinx-build" -q -W --keep-going -b html doc/source doc/build/html
-part tests "$bin/python" -m pytest -q --durations=5 --junit-xml=build/tests.xml "${paths[@]}"
+part tests "$bin/python" -m pytest -q -n "${PROCESSES:-2}" --dist loadfile --durations=5 --junit-xml=build/tests.xml "${paths[@]}"
 
 echo
 printf '%s\n' "${rows[@]}"
