@@ -150,6 +150,51 @@ class TestPlacing:
         staging.sweep(str(sr))
         assert (target / "lock").exists()
 
+    @pytest.mark.parametrize("journal", [
+        "7", "[7]", '[["x"]]', '{"a": 1}', "[" * 60000, '["../../precious"]', None,
+    ])
+    def test_a_journal_of_somebody_else_is_not_believed(self, sr, tmp_path, journal):
+        precious = tmp_path / "precious.vhd"
+        precious.write_text("")
+        folder = sr / (staging._prefix() + "x")
+        folder.mkdir()
+        if journal is None:
+            # Nobody writes to it: who opened it for reading would wait.
+            os.mkfifo(folder / "placing")
+        else:
+            (folder / "placing").write_text(journal)
+        staging.sweep(str(sr))
+        assert os.listdir(sr) == [] and precious.exists()
+
+    def test_a_folder_that_became_a_link_is_not_followed(
+        self, sr, tmp_path, monkeypatch
+    ):
+        precious = tmp_path / "precious"
+        precious.mkdir()
+        for name in ("lock", "file"):
+            (precious / name).write_text("")
+        clear = staging._clear
+
+        def exchanged(sr_path, path, *lock):
+            # Another host that writes to the SR, at the worst moment.
+            os.rename(path, path + ".away")
+            os.symlink(precious, path)
+            clear(sr_path, path, *lock)
+
+        monkeypatch.setattr(staging, "_clear", exchanged)
+        with staging.folder(str(sr)) as folder:
+            os.mkdir(os.path.join(folder, "tree"))
+        assert sorted(os.listdir(precious)) == ["file", "lock"]
+
+    def test_a_tree_in_a_folder_goes_with_it(self, sr, tmp_path):
+        (tmp_path / "precious").mkdir()
+        with staging.folder(str(sr)) as folder:
+            os.makedirs(os.path.join(folder, "a/b/c"))
+            self.files(os.path.join(folder, "a/b"), ["x"])
+            os.symlink(tmp_path, os.path.join(folder, "a/link"))
+        assert os.listdir(sr) == []
+        assert (tmp_path / "precious").exists()
+
     def test_a_folder_without_a_lock_goes_too(self, sr):
         (sr / (staging._prefix() + "x")).mkdir()
         staging.sweep(str(sr))

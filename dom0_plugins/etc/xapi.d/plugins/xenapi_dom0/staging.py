@@ -6,13 +6,14 @@ call ends, also by SIGTERM; what a killed call left is removed by the next one. 
 folder's owner is told by a lock that ends with its process.
 """
 import contextlib
+import errno
 import fcntl
 import json
 import os
 import platform
 import re
-import shutil
 import signal
+import stat
 import tempfile
 
 from xenapi_dom0 import failures, paths, sr_lock
@@ -21,6 +22,7 @@ from xenapi_dom0.serve import LOG
 _ANY_HOST = ".xenapi-staging."
 _LOCK = "lock"
 _JOURNAL = "placing"
+_MAX_JOURNAL = 64 * 1024  # bytes; a chain has 30 UUIDs at most
 
 
 def _prefix():
@@ -46,7 +48,7 @@ def folder(sr_path):
         # From here on a SIGTERM waits: the cleaning is short.
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
         try:
-            _clear(sr_path, path)
+            _clear(sr_path, path, lock)
             os.close(lock)
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
@@ -56,7 +58,7 @@ def sweep(sr_path):
     """Remove the folders whose process is gone."""
     for path, lock in _dead(sr_path):
         LOG.warning("Removing %s, which a killed call left.", path)
-        _clear(sr_path, path)
+        _clear(sr_path, path, lock)
         os.close(lock)
 
 
@@ -79,7 +81,7 @@ def _dead(sr_path):
     prefix = _prefix()
     for name in os.listdir(sr_path):
         path = os.path.join(sr_path, name)
-        if not name.startswith(prefix) or os.path.islink(path):
+        if not name.startswith(prefix):
             continue
         try:
             lock = _locked(path)
@@ -103,22 +105,31 @@ def _made(sr_path):
             lock = _locked(path)
         except (BlockingIOError, FileNotFoundError):
             continue
-        if os.path.exists(os.path.join(path, _LOCK)):
+        if os.path.lexists(os.path.join(path, _LOCK)):
             return path, lock
         os.close(lock)
 
 
 def _locked(path):
     """Return a descriptor of the folder's lock, held; BlockingIOError if taken."""
-    descriptor = os.open(
-        os.path.join(path, _LOCK), os.O_RDWR | os.O_NOFOLLOW | os.O_CREAT, 0o600
-    )
+    folder = _opened(path)
+    try:
+        descriptor = os.open(
+            _LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_CREAT, 0o600, dir_fd=folder
+        )
+    finally:
+        os.close(folder)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def _opened(name, above=None):
+    """Return a descriptor of a folder; other hosts may have put a link there."""
+    return os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=above)
 
 
 def place(folder_path, sr_path, uuids):
@@ -158,24 +169,66 @@ def _sync_directory(path):
         os.close(descriptor)
 
 
-def _clear(sr_path, path):
-    """Remove a folder, after taking back a chain that was only half in place."""
+def _clear(sr_path, path, lock):
+    """Remove a folder, after taking back a chain that was only half in place.
+
+    :param lock: the descriptor of its lock, by which it is known again
+    """
     try:
-        with open(os.path.join(path, _JOURNAL)) as journal:
-            uuids = [uuid for uuid in json.load(journal) if paths.UUID.match(uuid)]
-    except (OSError, ValueError):
-        uuids = []
+        folder = _opened(path)
+        try:
+            there = os.stat(_LOCK, dir_fd=folder, follow_symlinks=False)
+            if not os.path.samestat(there, os.fstat(lock)):
+                raise OSError(errno.ESTALE, "another folder has its name now")
+            _take_back(sr_path, _journal(folder))
+            _empty(folder, but=_LOCK)
+            # The lock goes last: a folder without one may be another call's new one.
+            os.unlink(_LOCK, dir_fd=folder)
+        finally:
+            os.close(folder)
+        os.rmdir(path)
+    except (OSError, RecursionError) as exc:
+        LOG.warning("Cannot remove %s: %s", path, exc)
+
+
+def _journal(folder):
+    """Return the UUIDs that :func:`place` was to move; none where that is not known."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+    try:
+        descriptor = os.open(_JOURNAL, flags, dir_fd=folder)
+    except OSError:
+        return []
+    with os.fdopen(descriptor, "rb") as journal:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return []
+        try:
+            uuids = json.loads(journal.read(_MAX_JOURNAL).decode("ascii"))
+        except (OSError, ValueError, RecursionError):
+            return []
+    known = isinstance(uuids, list) and all(
+        isinstance(uuid, str) and paths.UUID.match(uuid) for uuid in uuids
+    )
+    return uuids if known else []
+
+
+def _take_back(sr_path, uuids):
     if uuids and not os.path.lexists(paths.vhd_in_sr(sr_path, uuids[0])):
         for uuid in uuids:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(paths.vhd_in_sr(sr_path, uuid))
-    try:
-        # The lock goes last: a folder without one may be another call's new one.
-        for entry in list(os.scandir(path)):
-            if entry.is_dir(follow_symlinks=False):
-                shutil.rmtree(entry.path)
-            elif entry.name != _LOCK:
-                os.unlink(entry.path)
-        shutil.rmtree(path)
-    except OSError as exc:
-        LOG.warning("Cannot remove %s: %s", path, exc)
+
+
+def _empty(folder, but=None):
+    """Remove all that is in a folder but one name, wherever its own name leads now."""
+    for name in os.listdir(folder):
+        if name == but:
+            continue
+        try:
+            os.unlink(name, dir_fd=folder)
+        except IsADirectoryError:
+            inner = _opened(name, folder)
+            try:
+                _empty(inner)
+            finally:
+                os.close(inner)
+            os.rmdir(name, dir_fd=folder)
