@@ -6,6 +6,7 @@ import random
 import re
 import shutil
 import signal
+import struct
 import subprocess
 import time
 import uuid
@@ -377,6 +378,15 @@ def state(pid):
             return stat.read().rpartition(")")[2].split()[0]
     except OSError:
         return "Z"
+
+
+def test_a_cd_whose_root_folder_is_empty_is_told(old_host, tmp_path):
+    cd = bytearray(make(tmp_path, ROCK_RIDGE).read_bytes())
+    root = struct.unpack_from("<I", cd, 0x8000 + 156 + 2)[0] * iso9660.BLOCK
+    cd[root:root + iso9660.BLOCK] = bytes(iso9660.BLOCK)
+    file = tmp_path / "empty"
+    file.write_bytes(cd)
+    assert refusal(old_host, put(old_host, file)).code == "IMAGE_CORRUPT"
 
 
 def test_damaged_cds_are_refused_by_a_reason_and_write_nothing_elsewhere(tmp_path):

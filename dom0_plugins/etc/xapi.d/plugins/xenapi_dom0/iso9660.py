@@ -102,7 +102,7 @@ class Image:
         if not size:
             return None
         first = self._record(self.read(start * BLOCK, BLOCK), 0)
-        area = _system_use(first)
+        area = _system_use(first) if first else b""
         # System Use Sharing Protocol, 5.3: SP is the root folder's first field.
         if area[:2] == b"SP" and len(area) >= 7 and area[4:6] == b"\xbe\xef":
             return area[6]
