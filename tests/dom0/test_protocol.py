@@ -164,7 +164,8 @@ BAD = {
     ],
     "verify": [
         None, {"insecure": "yes"}, {"ca_file": "relative"}, {"ca_file": 1},
-        {"ca_file": "/no/such/file"}, {"ca_file": "/x\0y"},
+        {"ca_file": "/no/such/file"}, {"ca_file": "/x\0y"}, {"ca_file": "/\u20ac"},
+        {"ca_file": "/\ud800"},
     ],
     "max_bytes": [0, -1, "5", 1.5, True],
     "unknown": [1],

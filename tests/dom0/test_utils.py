@@ -9,7 +9,7 @@ import sys
 import uuid
 
 import pytest
-from xenapi_dom0 import failures, serve, sr_lock, staging
+from xenapi_dom0 import broken_chains, failures, serve, sr_lock, staging, vhd
 
 from tests.dom0 import golden, killing
 from tests.dom0.neighbours import wait_for
@@ -111,6 +111,43 @@ def test_the_other_ways_to_break(old_host):
     assert {disk["uuid"] for disk in gone if disk["removed"]} == set(found)
     assert os.path.exists("/etc/passwd")
     assert host.left() == sorted([f"{base_name}.vhd", f"{on_raw}.vhd", "one.raw"])
+
+
+def test_a_pipe_in_place_of_a_disk_is_told_and_not_waited_for(old_host):
+    pipe = str(uuid.uuid4())
+    os.mkfifo(old_host.sr / f"{pipe}.vhd")
+    assert broken(old_host) == {pipe: ("is no regular file", [])}
+    request = {"sr_path": old_host.sr_path, "vdi_uuids": [str(uuid.uuid4())],
+               "uuid_stack": [pipe]}
+    with pytest.raises(PluginFailed) as caught:
+        old_host.call("workarounds", "safe_copy_vdis", request)
+    assert caught.value.code == "IMAGE_CORRUPT"
+
+
+def test_a_parent_of_any_name_is_looked_for(old_host):
+    strange = [
+        put(old_host, VhdFile(parent=VhdFile(), parent_name=name))
+        for name in ("\u20ac.vhd", "file://%00.vhd")
+    ]
+    assert broken(old_host) == dict.fromkeys(strange, ("its parent is missing", []))
+
+
+def test_a_disk_that_is_deleted_meanwhile_is_not_told(
+    tmp_path, monkeypatch
+):
+    base = VhdFile()
+    for disk in (base, VhdFile(parent=base, parent_name="x.vhd")):
+        (tmp_path / f"{uuid.uuid4()}.vhd").write_bytes(bytes(disk))
+    peek = vhd.peek
+
+    def last_look(path):
+        try:
+            return peek(path)
+        finally:
+            os.unlink(path)
+
+    monkeypatch.setattr(vhd, "peek", last_look)
+    assert broken_chains.find(str(tmp_path)) == []
 
 
 def test_a_chain_that_is_too_long_for_the_host_is_told(old_host):

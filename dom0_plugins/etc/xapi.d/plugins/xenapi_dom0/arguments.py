@@ -201,7 +201,7 @@ def verify(request, name):
     if not isinstance(ca_file, str) or not os.path.isabs(ca_file):
         _refuse(name, "has a ca_file that is no absolute path")
     real = paths.host_path(ca_file)
-    if "\0" in ca_file or not os.path.isfile(real):
+    if not paths.is_file(real):
         _refuse(name, "has a ca_file that is no file on this host")
     return Verify(real, insecure)
 

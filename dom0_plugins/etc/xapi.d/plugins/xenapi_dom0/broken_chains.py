@@ -34,12 +34,11 @@ def _read(sr_path):
             continue
         path = os.path.join(sr_path, name)
         try:
-            if os.path.islink(path) or not os.path.isfile(path):
-                raise failures.Failure(failures.IMAGE_CORRUPT, "is no regular file")
             disk = vhd.peek(path)
             identity[uuid] = disk.uuid
             if disk.kind == vhd.DIFFERENCING:
-                parents[uuid] = disk
+                # Now: it may be deleted before all the others are read.
+                parents[uuid] = disk.parent_uuid, vhd.parent_names(disk)
         except failures.Failure as exc:
             reasons[uuid] = exc.params[-1]
         except FileNotFoundError:
@@ -47,8 +46,8 @@ def _read(sr_path):
         except OSError as exc:
             reasons[uuid] = "cannot be read: %s" % exc.strerror
     children = collections.defaultdict(set)
-    for uuid, disk in parents.items():
-        parent, reason = _parent(sr_path, disk, identity)
+    for uuid, (parent_uuid, names) in parents.items():
+        parent, reason = _parent(sr_path, parent_uuid, names, identity)
         if parent is not None:
             children[parent].add(uuid)
         if reason is not None:
@@ -57,17 +56,17 @@ def _read(sr_path):
     return reasons, children
 
 
-def _parent(sr_path, disk, identity):
+def _parent(sr_path, parent_uuid, names, identity):
     """Return the UUID of a disk's parent VHD or None, and what is wrong or None."""
-    for name in vhd.parent_names(disk):
+    for name in names:
         path = os.path.normpath(os.path.join(sr_path, name))
-        if os.path.dirname(path) != sr_path or not os.path.isfile(path):
+        if os.path.dirname(path) != sr_path or not paths.is_file(path):
             continue
         name = os.path.basename(path)
         uuid = name[:-len(".vhd")]
         if not name.endswith(".vhd") or not paths.UUID.match(uuid):
             return None, None  # a raw parent
-        if identity.get(uuid, disk.parent_uuid) != disk.parent_uuid:
+        if identity.get(uuid, parent_uuid) != parent_uuid:
             return uuid, "was not made on the disk that it names as its parent"
         return uuid, None
     return None, "its parent is missing"

@@ -53,6 +53,18 @@ def vhd_in_sr(sr_path, uuid):
     return os.path.join(sr_path, uuid + ".vhd")
 
 
+def is_file(path):
+    """Say whether there is a file at a path of somebody else's, whatever it holds.
+
+    Python 3.6 raises an exception for what cannot be a path: a NUL, and in the locale
+    in which xapi starts plugins any character beyond ASCII.
+    """
+    try:
+        return os.path.isfile(path)
+    except ValueError:
+        return False
+
+
 def inside(folder, name):
     """Return the path of ``name`` directly in ``folder``; nothing there is followed.
 
