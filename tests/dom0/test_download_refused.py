@@ -254,6 +254,14 @@ def test_redirects_in_a_circle_end(fetch, refused, images):
     assert len(images.asked) < 10
 
 
+def test_the_page_of_a_redirect_is_not_read(fetch, images):
+    images.answers["/there"] = Answer(GOOD)
+    fetch(Answer(
+        b"x" * 1000, status=302, headers={"Location": images.url + "/there"},
+        announce=10 ** 12, stall_at=1000,
+    ))
+
+
 @pytest.mark.parametrize("status", [404, 410, 204])
 def test_an_image_that_is_not_there_is_not_found(fetch, refused, status):
     with refused("IMAGE_NOT_FOUND", str(status)):

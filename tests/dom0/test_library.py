@@ -2,8 +2,12 @@
 """What the plugins share, as processes of a dom0: programs, locks, XAPI, progress."""
 
 import base64
+import contextlib
+import functools
 import json
 import os
+import socket
+import tempfile
 import textwrap
 import threading
 import time
@@ -15,21 +19,22 @@ import pytest
 from tests.dom0 import scratch_host
 
 
+def put(host, name, body):
+    """Put a plugin of a test into the host."""
+    file = host.dom0.plugins / name
+    file.write_text(
+        "#!/usr/bin/python3\nfrom xenapi_dom0 import (commands, failures, locks,\n"
+        "    progress, serve, xapi)\nimport os, sys, time\n"
+        + textwrap.dedent(body)
+        + "\nserve.run({'fn': fn})\n"
+    )
+    file.chmod(0o755)
+
+
 @pytest.fixture
 def plugin(host):
     """Return a function that puts a plugin of a test into the host."""
-
-    def put(name, body):
-        file = host.dom0.plugins / name
-        file.write_text(
-            "#!/usr/bin/python3\nfrom xenapi_dom0 import (commands, failures, locks,\n"
-            "    progress, serve, xapi)\nimport os, sys, time\n"
-            + textwrap.dedent(body)
-            + "\nserve.run({'fn': fn})\n"
-        )
-        file.chmod(0o755)
-
-    return put
+    return functools.partial(put, host)
 
 
 def fails(host, name, request=None):
@@ -98,6 +103,16 @@ def test_a_program_that_hangs_is_ended_with_all_it_started(host, plugin, tmp_pat
         wait_until(lambda pid=pid: not alive(pid))
 
 
+def test_what_a_program_left_running_does_not_outlive_the_wait_for_its_words(
+    old_host, tmp_path
+):
+    pid = tmp_path / "pid"
+    old_host.wrap("probe", f"#!/bin/sh\nsleep 77 &\necho $! > {pid}\n")
+    put(old_host, "p", RUN)
+    assert fails(old_host, "p", {"t": 1}) == ["TIMED_OUT", "probe", "1"]
+    wait_until(lambda: not alive(pid.read_text().strip()))
+
+
 def test_a_program_dies_with_a_killed_plugin(host, plugin, tmp_path):
     pid = tmp_path / "pid"
     host.wrap("probe", f"#!/bin/sh\necho $$ > {pid}\nexec sleep 77\n")
@@ -154,6 +169,22 @@ def test_a_folder_of_locks_that_is_a_link_is_refused(host, plugin, tmp_path):
     assert os.listdir(tmp_path) == ["host"]
 
 
+def test_a_lock_that_cannot_be_opened_is_told(old_host):
+    put(old_host, "p", LOCK)
+    (old_host.root / "run/lock/xenapi-dom0/disk.one").mkdir(parents=True)
+    said = fails(old_host, "p", {"log": "/dev/null"})
+    assert said == ["COMMAND_FAILED", "open a lock", "Is a directory"]
+
+
+def test_what_the_host_itself_fails_at_is_no_defect(old_host):
+    put(old_host, "p", """
+    def fn(request):
+        raise OSError(request["errno"], "it failed", "/there")
+    """)
+    assert fails(old_host, "p", {"errno": 5}) == ["COMMAND_FAILED", "p.fn", "it failed"]
+    assert fails(old_host, "p", {"errno": 28}) == ["NO_SPACE", "/there"]
+
+
 def test_the_callers_session_reaches_xapi(host, plugin):
     plugin("p", """
     def fn(request):
@@ -194,6 +225,87 @@ def test_xapi_that_does_not_answer_is_told(host, plugin):
         return xapi.Session(request.session).call("pool.get_all")
     """)
     assert fails(host, "p")[:2] == ["COMMAND_FAILED", "ask XAPI for pool.get_all"]
+
+
+@contextlib.contextmanager
+def liar(says):
+    """Give a root whose XAPI says that, and the questions that it was asked."""
+    asked = []
+    with tempfile.TemporaryDirectory(dir="/tmp") as root:
+        os.makedirs(root + "/var/lib/xcp")
+        server = socket.socket(socket.AF_UNIX)
+        server.bind(root + "/var/lib/xcp/xapi")
+        server.listen(4)
+
+        def answer():
+            with contextlib.suppress(OSError):
+                while True:
+                    client = server.accept()[0]
+                    with client:
+                        question = b""
+                        # Hung up on before all is read, a client is told of an error.
+                        while b"</methodCall>" not in question:
+                            question += client.recv(65536)
+                        asked.append(question)
+                        client.sendall(says)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        try:
+            yield root, asked
+        finally:
+            server.shutdown(socket.SHUT_RDWR)
+            server.close()
+            thread.join()
+
+
+def http(body):
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/xml\r\nContent-Length: %d\r\n\r\n"
+    return head % len(body) + body
+
+
+ASK = """
+def fn(request):
+    os.environ["XENAPI_DOM0_ROOT"] = request["root"]
+    return xapi.Session(request.session).call("VM.start")
+"""
+
+
+def test_a_question_that_is_cut_off_is_not_asked_again(host, plugin):
+    plugin("p", ASK)
+    with liar(b"") as (root, asked):
+        said = fails(host, "p", {"root": root})
+    assert said[:2] == ["COMMAND_FAILED", "ask XAPI for VM.start"]
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize("body", [
+    b"<html><br></html>", b"\xff", b"", xmlrpc.client.dumps(("x",), "y").encode(),
+    *(xmlrpc.client.dumps((value,), methodresponse=True).encode() for value in (
+        "text", {}, {"Status": "Failure"},
+        {"Status": "Failure", "ErrorDescription": []},
+    )),
+])  # fmt: skip
+def test_what_no_xapi_answers_is_told(old_host, body):
+    put(old_host, "p", ASK)
+    with liar(http(body)) as (root, _asked):
+        said = fails(old_host, "p", {"root": root})
+    assert said[:2] == ["COMMAND_FAILED", "ask XAPI for VM.start"]
+
+
+def test_each_question_has_its_own_connection(old_host):
+    put(old_host, "p", """
+    def fn(request):
+        os.environ["XENAPI_DOM0_ROOT"] = request["root"]
+        session = xapi.Session(request.session)
+        return [session.call("VM.get_uuid"), session.call("VM.get_uuid")]
+    """)
+    answer = {"Status": "Success", "Value": "it"}
+    body = xmlrpc.client.dumps((answer,), methodresponse=True).encode()
+    # The server hangs up without a word, as one does that waited long enough.
+    with liar(http(body)) as (root, asked):
+        assert old_host.call("p", "fn", {"root": root}) == ["it", "it"]
+    assert len(asked) == 2
 
 
 def test_progress_reaches_the_callers_own_task(host, plugin, tmp_path):

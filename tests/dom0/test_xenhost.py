@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The host's data, its power, its packet filter and its devices."""
 
+import contextlib
+import http.server
 import json
 import os
+import threading
 import time
 import uuid
+import xmlrpc.client
 
 import pytest
 
@@ -265,6 +269,53 @@ def test_a_joining_host_that_is_not_verified_or_not_there_is_told(boot):
         wrong = dict(request, **{name: value})
         said = refused(host, "BAD_ARGUMENT", "host_join", wrong)
         assert "top-secret" not in str(said)
+
+
+@pytest.mark.parametrize("says", [
+    b"<html>", xmlrpc.client.dumps(("x",), methodresponse=True).encode(),
+    xmlrpc.client.dumps(({"Status": "Failure", "ErrorDescription": []},),
+                        methodresponse=True).encode(),
+    b'<?xml version="1.0"?><!DOCTYPE a [<!ENTITY a "b">]><methodResponse/>',
+    b"<methodResponse>" + b" " * 5 * 1024 * 1024,
+])  # fmt: skip
+def test_a_joining_host_that_lies_is_told(old_host, says):
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.send_response(200)
+            self.send_header("Content-Type", "text/xml")
+            self.send_header("Content-Length", str(len(says)))
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                self.wfile.write(says)
+
+        def log_message(self, *args):
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        try:
+            said = refused(old_host, "COMMAND_FAILED", "host_join", {
+                "compute_uuid": str(uuid.uuid4()), "force": False, "user": "root",
+                "url": f"http://127.0.0.1:{server.server_port}/",
+                "password": "top-secret", "master_addr": "127.0.0.1",
+                "master_user": "root", "master_pass": "top-secret",
+            })  # fmt: skip
+        finally:
+            server.shutdown()
+            thread.join()
+    assert said[0] == "ask the joining host for session.login_with_password"
+
+
+def test_a_certificate_file_without_any_is_told(old_host):
+    (old_host.root / "etc/no-ca.pem").write_text("nothing")
+    said = refused(old_host, "BAD_ARGUMENT", "host_join", {
+        "compute_uuid": str(uuid.uuid4()), "force": False, "user": "root",
+        "url": "https://127.0.0.1:9/", "verify": {"ca_file": "/etc/no-ca.pem"},
+        "password": "top-secret", "master_addr": "127.0.0.1",
+        "master_user": "root", "master_pass": "top-secret",
+    })  # fmt: skip
+    assert said == ["verify", "the ca_file holds no certificates"]
 
 
 # --- storage and PCI ------------------------------------------------------------------

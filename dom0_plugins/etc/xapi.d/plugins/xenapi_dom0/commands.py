@@ -104,8 +104,10 @@ def start(argv, environment=None, **streams):
 
 def stop(process):
     """End a program with all that it started, if it still runs, and wait for it."""
-    if process.poll() is None:
-        with contextlib.suppress(ProcessLookupError):  # it ended this moment
+    # Not poll(): while nobody has asked for its end, its number is nobody else's, and
+    # what it left running can be found by that.
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
     for stream in (process.stdin, process.stdout, process.stderr):
         if stream is not None and not stream.closed:

@@ -7,18 +7,17 @@ VM that nova-compute runs in comes last. Nothing is moved elsewhere: a caller wh
 that evacuates the host before.
 """
 import contextlib
-import http.client
-import ssl
 import time
 import xmlrpc.client
 
-from xenapi_dom0 import failures, xapi
+from xenapi_dom0 import failures, web, xapi
 from xenapi_dom0.serve import LOG
 
 POLL = 0.5  # seconds between two looks at tasks
 # XAPI gives a guest 20 minutes to shut down (domain_shutdown_total_timeout).
 SHUTDOWN_TIMEOUT = 1500  # seconds
 REMOTE_TIMEOUT = 1800  # seconds that one call to the joining host may take
+MAX_ANSWER = 4 * 1024 * 1024  # bytes; it is asked for one record of a VM at most
 STARTS = 23  # tries to start nova-compute's VM after a join
 START_PAUSE = 10  # seconds between them
 
@@ -120,18 +119,7 @@ class _Joiner:
         return self._ask(method, self._session, *args)
 
     def _ask(self, method, *args):
-        try:
-            answer = getattr(self._proxy, method)(*args)
-        except (OSError, http.client.HTTPException, xmlrpc.client.Error) as exc:
-            # Neither the request nor the address, which can hold secrets.
-            reason = exc.strerror if isinstance(exc, OSError) else type(exc).__name__
-            raise failures.Failure(
-                failures.COMMAND_FAILED, "ask the joining host for " + method,
-                reason or type(exc).__name__,
-            ) from None
-        if answer.get("Status") == "Success":
-            return answer.get("Value")
-        raise xapi.Refused(method, [str(item) for item in answer["ErrorDescription"]])
+        return xapi.ask(self._proxy, "the joining host", method, args)
 
 
 def _transport(url, verify):
@@ -145,18 +133,28 @@ def _transport(url, verify):
             connection.timeout = REMOTE_TIMEOUT
             return connection
 
+        # An answer that is packed could unpack to anything.
+        accept_gzip_encoding = False
+
         def request(self, host, handler, request_body, verbose=False):
             # The library's own asks a second time when the connection is cut, as it
             # is by a toolstack that restarts because it did what it was asked.
             return self.single_request(host, handler, request_body, verbose)
 
+        def parse_response(self, response):
+            # Nobody knows that host yet: the library takes an answer of any length,
+            # and a text that grows when it is read.
+            data = response.read(MAX_ANSWER + 1)
+            if len(data) > MAX_ANSWER or b"<!" in data or b"\0" in data:
+                raise xmlrpc.client.ResponseError()
+            parser, found = self.getparser()
+            parser.feed(data)
+            parser.close()
+            return found.close()
+
     if not secure:
         return Patient()
-    context = ssl.create_default_context(cafile=verify.ca_file)
-    if verify.insecure:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return Patient(context=context)
+    return Patient(context=web.tls_context(verify))
 
 
 def join(session, joiner, pool):

@@ -31,10 +31,13 @@ def held(kind, name, wait=60.0):
     what = "%s.%s" % (kind, name)
     if _NAME.match(what) is None:
         raise ValueError("no name of a lock: %r" % what)
-    descriptor = os.open(
-        os.path.join(_folder(), what),
-        os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600,
-    )
+    path = os.path.join(_folder(), what)
+    try:
+        descriptor = os.open(
+            path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
+        )
+    except OSError as exc:
+        raise failures.from_os_error(exc, "open a lock", path) from exc
     try:
         _take(descriptor, "%s %s" % (kind, name), wait)
         yield

@@ -83,6 +83,13 @@ def _answer(functions, plugin):
     except failures.Failure as exc:
         LOG.warning("%s.%s refused: %s %s", plugin, name, exc.code, exc.params)
         return _failure([exc.code] + exc.params)
+    except OSError as exc:
+        # Of this host, such as a disk that gives errors: no defect of ours.
+        LOG.exception("%s.%s failed", plugin, name)
+        failure = failures.from_os_error(
+            exc, "%s.%s" % (plugin, name), exc.filename or "of this host"
+        )
+        return _failure([failure.code] + failure.params)
     except Exception as exc:
         # The top of the process: a defect of ours. It is told as the host's own
         # plugin library tells one, so that the caller knows it from a refusal.

@@ -61,7 +61,7 @@ def tls_context(verify):
     :raises Failure: BAD_ARGUMENT
     """
     if verify.insecure:
-        LOG.warning("The image service's certificate is not verified.")
+        LOG.warning("The server's certificate is not verified.")
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
@@ -112,6 +112,9 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
                 name: value for name, value in req.headers.items() if name in kept
             }
             request.unredirected_hdrs = {}
+        if request is not None:
+            # The library would read the redirect's own page, however long, to memory.
+            fp.close()
         return request
 
 

@@ -9,6 +9,7 @@ import contextlib
 import http.client
 import os
 import socket
+import xml.parsers.expat
 import xmlrpc.client
 
 from xenapi_dom0 import failures, paths
@@ -16,6 +17,12 @@ from xenapi_dom0 import failures, paths
 SOCKET = "/var/lib/xcp/xapi"
 TIMEOUT = 120  # seconds; a plug or unplug waits for the storage manager
 ORIGINATOR = "xenapi-driver-dom0"
+# All that a call of xmlrpc.client ends with where no XAPI answers; of ValueError are a
+# certificate for another host (Python 3.6) and texts that are not what they say.
+ERRORS = (
+    OSError, http.client.HTTPException, xmlrpc.client.Error, LookupError, TypeError,
+    ValueError, xml.parsers.expat.ExpatError,
+)
 
 
 class Refused(failures.Failure):
@@ -44,36 +51,52 @@ class Session:
         :raises Refused: with XAPI's code
         :raises Failure: COMMAND_FAILED, where XAPI does not answer
         """
-        return _ask(self._proxy, method, (self._reference,) + args)
+        return ask(self._proxy, "XAPI", method, (self._reference,) + args)
 
 
 @contextlib.contextmanager
 def local_login(timeout=TIMEOUT):
     """Give a Session of root for the length of a ``with``."""
     proxy = _proxy(timeout)
-    reference = _ask(
-        proxy, "session.login_with_password", ("root", "", "1.0", ORIGINATOR)
+    reference = ask(
+        proxy, "XAPI", "session.login_with_password", ("root", "", "1.0", ORIGINATOR)
     )
     try:
         yield Session(reference, timeout)
     finally:
         # The host ends a session that nobody uses; ours does its best.
         with contextlib.suppress(failures.Failure):
-            _ask(proxy, "session.logout", (reference,))
+            ask(proxy, "XAPI", "session.logout", (reference,))
 
 
-def _ask(proxy, method, args):
+def ask(proxy, asked, method, args):
+    """Return the value that a XAPI answers, whoever it is.
+
+    :param proxy: xmlrpc.client.ServerProxy
+    :param asked: what a failure calls it, such as ``XAPI``
+    :raises Refused: with its code
+    :raises Failure: COMMAND_FAILED, where it does not answer as a XAPI does
+    """
     try:
         answer = getattr(proxy, method)(*args)
-    except (OSError, http.client.HTTPException, xmlrpc.client.Error) as exc:
-        # An Error's own text can hold the request.
-        reason = exc if isinstance(exc, OSError) else type(exc).__name__
+    except ERRORS as exc:
+        # Not an Error's own text, which can hold the request.
+        reason = exc.strerror if isinstance(exc, OSError) else None
         raise failures.Failure(
-            failures.COMMAND_FAILED, "ask XAPI for " + method, reason
+            failures.COMMAND_FAILED, "ask %s for %s" % (asked, method),
+            reason or type(exc).__name__,
         ) from None
+    if not isinstance(answer, dict):
+        answer = {}
     if answer.get("Status") == "Success":
         return answer.get("Value")
-    raise Refused(method, [str(item) for item in answer["ErrorDescription"]])
+    error = answer.get("ErrorDescription")
+    if not isinstance(error, list) or not error:
+        raise failures.Failure(
+            failures.COMMAND_FAILED, "ask %s for %s" % (asked, method),
+            "what it answered is neither a value nor a refusal",
+        )
+    raise Refused(method, [str(item) for item in error])
 
 
 class _Connection(http.client.HTTPConnection):
@@ -90,10 +113,17 @@ class _Transport(xmlrpc.client.Transport):
         self._timeout = timeout
 
     def make_connection(self, host):
-        if self._connection and host == self._connection[0]:
-            return self._connection[1]
         self._connection = host, _Connection(host, timeout=self._timeout)
         return self._connection[1]
+
+    def request(self, host, handler, request_body, verbose=False):
+        # The library's own asks a second time where the connection is cut, and makes
+        # two of what was done already. A connection that was left open would be cut
+        # whenever XAPI has waited long enough: each question has its own.
+        try:
+            return self.single_request(host, handler, request_body, verbose)
+        finally:
+            self.close()
 
 
 def _proxy(timeout):
