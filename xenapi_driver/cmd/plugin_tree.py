@@ -6,6 +6,7 @@ from __future__ import annotations
 import pathlib
 import site
 import sys
+import sysconfig
 
 PLUGIN_FOLDER = pathlib.PurePath("etc", "xapi.d", "plugins")
 
@@ -21,10 +22,12 @@ def candidates() -> list[pathlib.Path]:
     """Return the folders that are looked at, the likeliest first.
 
     A source tree comes first, so that an editable installation never takes
-    scripts that an earlier wheel left below ``sys.prefix``.
+    scripts that an earlier wheel left below ``sys.prefix``. A distribution's own
+    Python has pip install below ``/usr/local`` and its packages below ``/usr``.
     """
     return [
         _ROOT / "dom0_plugins",
+        pathlib.Path(sysconfig.get_path("data")) / _INSTALLED,
         pathlib.Path(sys.prefix) / _INSTALLED,
         _ROOT / _INSTALLED,  # pip install --target
         pathlib.Path(site.getuserbase()) / _INSTALLED,
