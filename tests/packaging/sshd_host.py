@@ -83,8 +83,8 @@ class SshdHost:
     def options(self, key: pathlib.Path | None = None) -> list[str]:
         """Return the command's options that lead here."""
         return [
-            *("--identity", str(key or self.key), "--port", str(self.port)),
-            *("--ssh-option", f"UserKnownHostsFile={self.known}"),
+            *("-i", str(key or self.key), "-p", str(self.port)),
+            *("-o", f"UserKnownHostsFile={self.known}"),
             *("--ssh-option", "GlobalKnownHostsFile=/dev/null"),
             *("--ssh-option", "IdentitiesOnly=yes"),
             *("--ssh-option", "BatchMode=yes"),

@@ -86,15 +86,17 @@ class Install(Lister):
 def add_ssh_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that say how ssh reaches a host."""
     parser.add_argument(
-        "--identity", metavar="FILE", help="private key, as ssh -i takes it"
+        *("-i", "--identity"), metavar="FILE", help="private key, as for ssh"
     )
-    parser.add_argument("--port", type=_port, metavar="N", help="as ssh -p takes it")
     parser.add_argument(
-        "--ssh-option",
+        *("-p", "--port"), type=_port, metavar="N", help="port, as for ssh"
+    )
+    parser.add_argument(
+        *("-o", "--ssh-option"),
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="as ssh -o takes it; may be repeated",
+        help="an option of ssh; may be repeated",
     )
 
 
