@@ -33,6 +33,7 @@ CHECKS = (
 # longer behind a link (reference of XAPI 24.20).
 _NEW_KERNELS = (24, 20)
 _KERNELS = {False: "/boot/guest", True: "/var/lib/xcp/guest"}
+PREPARE = "xenapi-driver dom0 prepare --only"
 _SHOWN = 3  # names of files in one row
 
 
@@ -130,7 +131,10 @@ def _some(names: Sequence[str]) -> str:
 def _images(facts: Facts) -> Findings:
     images = facts["images"]
     place = f"/run/sr-mount/{images['sr'] or 'SR'}/os-images"
-    remedy = f"make it a link (mkdir -p {place}; ln -s {place} /images)"
+    remedy = (
+        f"have it made ({PREPARE} images), or make it a link (mkdir -p {place}; ln -s "
+        f"{place} /images)"
+    )
     if images["kind"] != "folder":
         how = "is not there" if images["kind"] == "missing" else "leads nowhere"
         yield WARNING, f"/images {how}, so servers cannot be resized to here", remedy
@@ -159,7 +163,7 @@ def _kernels(facts: Facts) -> Findings:
         yield (
             WARNING,
             f"{folder} is not there, so images with a kernel (ami) cannot be booted",
-            f"make it (mkdir {folder})",
+            f"have it made ({PREPARE} kernels)",
         )
     elif folder == _KERNELS[True] and found["linked"]:
         yield (
@@ -228,7 +232,7 @@ def _ovsdb(facts: Facts) -> Findings:
             WARNING,
             "nothing listens on TCP port 6640, by which Neutron's agent reaches "
             "Open vSwitch",
-            "let it listen (xenapi-driver dom0 prepare --only ovsdb)",
+            f"let it listen ({PREPARE} ovsdb)",
         )
 
 
@@ -241,10 +245,11 @@ def _firewall(facts: Facts) -> Findings:
     closed = [port for port in needs if not opened[port]]
     for port in closed:
         purpose = "Neutron's agent" if port == "6640" else "VXLAN tunnels, if any"
+        way = f"{PREPARE} firewall --from ADDRESS, or " if port == "6640" else ""
         yield (
             WARNING,
             f"{needs[port].upper()} port {port} is closed, for {purpose}",
-            f"open it (iptables -I RH-Firewall-1-INPUT -p {needs[port]} --dport "
+            f"open it ({way}iptables -I RH-Firewall-1-INPUT -p {needs[port]} --dport "
             f"{port} -s ADDRESS -j ACCEPT; service iptables save)",
         )
     if not closed:
@@ -258,7 +263,8 @@ def _bridges(facts: Facts) -> Findings:
             WARNING,
             f"Linux bridges are kept from loading, which Neutron's hybrid ports need: "
             f"{files}",
-            f"move away {files}, unless no hybrid ports are used",
+            f"take them out of use ({PREPARE} bridges), or leave them where no hybrid "
+            "ports are used",
         )
     else:
         yield OK, "Linux bridges may be loaded beside Open vSwitch", ""
@@ -284,8 +290,8 @@ def _console(facts: Facts) -> Findings:
         yield (
             WARNING,
             "consoles of guests are not written down, so servers have no console log",
-            "have them written (xenstore-write /local/logconsole/@ "
-            '"/var/log/xen/guest/console.%d")',
+            "wait a minute where the scripts were just installed; else see that crond "
+            "runs there, and that /etc/cron.d/xenapi-driver-guest-logs is as delivered",
         )
 
 
