@@ -25,25 +25,27 @@ ROOT = pathlib.Path(__file__).parents[2]
 PAGE = ROOT / "doc" / "source" / "install" / "first-server.rst"
 
 HOST, COMPUTE, CONTROL = PROMPTS = ("[root@host ~]# ", "$ ", "control$ ")
-TYPED = {"SR", "ISO", "xe", "openssl", "cd", "tar", "xenapi-driver", "qemu-img"}
+TYPED = {"SR", "ISO", "xe", "openssl", "tar", "xenapi-driver", "qemu-img"}
 # mkdir would make the folder on the machine that runs the tests.
 NOT_TYPED = {"mkdir", "ovs-vsctl", "iptables", "service", "pip", "systemctl"}
 NOT_TYPED |= {"nova-manage", "openstack"}
 
-# Of the installed package; a checkout has the scripts elsewhere.
-PREFIX = "$(python3 -c 'import sys; print(sys.prefix)')/share/xenapi-driver"
-
 SHIM = '#!/bin/sh\nexec "{python}" {program} "$@"\n'
-# ssh root@HOST tar -x -C /, with dom0's folder as the root.
-SSH = '#!/bin/sh\nshift\nexec "$1" "$2" "$3" "{dom0}$4" --no-same-owner\n'
-DOCTOR = """
+# ssh ... root@HOST COMMAND, with dom0's folder as the root.
+SSH = """#!/bin/sh
+export XENAPI_DOM0_ROOT="{dom0}"
+for command; do :; done
+exec /bin/sh -c "$(printf '%s' "$command" | sed 's,/usr/bin/python3,{python},g')"
+"""
+COMMANDS = """
 import sys
-from xenapi_driver.cmd import app, doctor
+from xenapi_driver.cmd import app, doctor, dom0_install
 application = app.XenapiDriver()
 application.stdout = sys.stdout
-assert sys.argv[1] == "doctor"
-command = doctor.Doctor(application, None)
-sys.exit(command.run(command.get_parser("doctor").parse_args(sys.argv[2:])))
+kinds = {"doctor": doctor.Doctor, "dom0 install": dom0_install.Install}
+words = 2 if sys.argv[1] == "dom0" else 1
+command = kinds[" ".join(sys.argv[1:][:words])](application, None)
+sys.exit(command.run(command.get_parser("x").parse_args(sys.argv[1:][words:])))
 """
 
 
@@ -87,8 +89,8 @@ class Operator:
         plain = rig.host.server.url
         self._add("xe", SHIM, program=f'"{xe.__file__}" {plain} root secret')
         self._add("ssh", SSH, dom0=rig.plugin_dir.parents[2])
-        (folder / "doctor.py").write_text(DOCTOR)
-        self._add("xenapi-driver", SHIM, program=f'"{folder / "doctor.py"}"')
+        (folder / "commands.py").write_text(COMMANDS)
+        self._add("xenapi-driver", SHIM, program=f'"{folder / "commands.py"}"')
 
     def _add(self, name: str, text: str, **values: object) -> None:
         path = self.folder / "bin" / name
@@ -102,7 +104,6 @@ class Operator:
             ("https://HOST", self.server.url),
             ("/etc/nova/nova.conf", str(self.nova_conf)),
             ("/etc/xensource/xapi-ssl.pem", str(self.server.cert_file)),
-            (PREFIX, str(ROOT)),
             ("SECRET", "secret"),
             ("FINGERPRINT", self.server.fingerprint),
         ):
@@ -184,4 +185,5 @@ def test_the_doctor_sees_that_the_scripts_are_not_there_yet(operator):
     operator.type(HOST)
     operator.configure()
     [row] = doctoring.consult(operator.nova_conf).of("plugins", "failed")
-    assert "/etc/xapi.d/plugins" in row["Remedy"]
+    assert "xenapi-driver dom0 install root@HOST" in row["Remedy"]
+    assert "xenapi-driver dom0 install root@HOST" in commands(COMPUTE)
