@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The plugin ``partition_utils`` on disks of a host, read by other programs."""
 
+import fcntl
 import itertools
 import json
 import os
@@ -17,6 +18,7 @@ from tests.dom0.scratch_host import PluginFailed
 
 DISK = 64 * MIB
 START = 2048
+LOOP_SET_FD, LOOP_CTL_GET_FREE = 0x4C00, 0x4C82  # linux/loop.h
 
 
 @pytest.fixture(autouse=True)
@@ -364,6 +366,34 @@ def test_a_loop_device_that_a_killed_call_left_is_freed(old_plugged):
     told("losetup", "-f", "--show", "-o", "1048576", disk)
     assert loops(host, device)
     call(host, "mkfs", dev=device, partnum=1, fs_type="swap", fs_label=None)
+
+
+def test_a_left_loop_device_that_keeps_the_disks_lock_is_freed(old_plugged):
+    """As if killed right after making it: it keeps the opening that it was made of."""
+    host, device = old_plugged
+    partition(host, device)
+    disk = os.open(node(host, device), os.O_RDWR)
+    fcntl.flock(disk, fcntl.LOCK_EX)
+    control = os.open("/dev/loop-control", os.O_RDWR)
+    loop = os.open(f"/dev/loop{fcntl.ioctl(control, LOOP_CTL_GET_FREE)}", os.O_RDWR)
+    fcntl.ioctl(loop, LOOP_SET_FD, disk)
+    for descriptor in (control, loop, disk):
+        os.close(descriptor)
+    assert loops(host, device)
+    call(host, "mkfs", dev=device, partnum=1, fs_type="swap", fs_label=None)
+
+
+def test_a_disk_that_somebody_keeps_locked_is_busy(old_plugged):
+    host, device = old_plugged
+    partition(host, device)
+    source = host.dom0.plugins / "xenapi_dom0/partitions.py"
+    text = source.read_text()
+    assert "LOCK_PATIENCE = 30" in text
+    source.write_text(text.replace("LOCK_PATIENCE = 30", "LOCK_PATIENCE = 0"))
+    with open(node(host, device), "rb") as disk:
+        fcntl.flock(disk, fcntl.LOCK_EX)
+        failed = refusal(host, "mkfs", dev=device, partnum=1, fs_type="swap")
+    assert (failed.code, failed.params) == ("BUSY", ["the disk"])
 
 
 def test_two_calls_on_a_disk_wait_for_each_other(old_plugged, tmp_path):

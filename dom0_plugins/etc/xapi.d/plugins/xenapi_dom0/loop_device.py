@@ -117,7 +117,7 @@ def _stands_on(path, device):
 def clear_left_overs(device):
     """Free what a call left that was killed between two steps of :func:`_set`.
 
-    The caller has locked the device: no other call of ours is at work on it.
+    The caller holds our lock of the disk: no other call of ours is at work on it.
 
     :raises Failure: NOT_PERMITTED, somebody has a part of the device mounted
     """

@@ -4,16 +4,19 @@
 The disk is open already (:func:`plugged_disk.writable`): it is one of dom0's VBDs.
 """
 import collections
+import contextlib
 import fcntl
 import os
 import re
 import struct
+import time
 
 from xenapi_dom0 import commands, failures, loop_device
 
 SECTOR = 512
 MOST_SECTORS = 2 ** 32 - 1  # what the table can say
 SFDISK_TIMEOUT = 120
+LOCK_PATIENCE = 30  # seconds; udev looks at a disk for a moment
 MKFS_TIMEOUT = 3600  # 2000 GiB of ext3 on a slow SR
 # Versions that take a start for cylinders, or refuse a disk without geometry, unless
 # they are forced (util-linux of XenServer 7 and 8).
@@ -25,6 +28,32 @@ _WIPING = (2, 29)
 Partition = collections.namedtuple("Partition", "start sectors")
 
 
+@contextlib.contextmanager
+def _alone(device):
+    """Keep udev away from a disk: it leaves one alone that is locked so.
+
+    The lock is on an opening of its own. A loop device keeps the one that it was made
+    of, with its locks, and outlives a call that is killed before it is told to go.
+
+    :raises Failure: BUSY, somebody else keeps the disk locked
+    """
+    loop_device.clear_left_overs(device)
+    own = os.open("/proc/self/fd/%d" % device, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        deadline = time.monotonic() + LOCK_PATIENCE
+        while True:
+            try:
+                fcntl.flock(own, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as exc:
+                if time.monotonic() > deadline:
+                    raise failures.Failure(failures.BUSY, "the disk") from exc
+            time.sleep(0.05)
+        yield
+    finally:
+        os.close(own)
+
+
 def make(path, device, start):
     """Write a table with one partition, from sector ``start`` to the disk's end."""
     size = os.lseek(device, 0, os.SEEK_END) // SECTOR
@@ -32,7 +61,6 @@ def make(path, device, start):
         raise failures.Failure(
             failures.BAD_ARGUMENT, "partition_start", "is behind the disk's end"
         )
-    loop_device.clear_left_overs(device)
     version = _sfdisk_version()
     argv = ["sfdisk", "-uS"]
     if _FORCED[0] <= version <= _FORCED[1]:
@@ -42,13 +70,12 @@ def make(path, device, start):
         argv += ["--label", "dos"]
     if version >= _WIPING:
         argv += ["--wipe", "always"]
-    # udev leaves a disk alone that is locked so, and does not get into our way.
-    fcntl.flock(device, fcntl.LOCK_EX)
-    commands.run(
-        argv + [path], timeout=SFDISK_TIMEOUT,
-        data=("%d,,83\n" % start).encode("ascii"),
-    )
-    os.fsync(device)
+    with _alone(device):
+        commands.run(
+            argv + [path], timeout=SFDISK_TIMEOUT,
+            data=("%d,,83\n" % start).encode("ascii"),
+        )
+        os.fsync(device)
     made = read(device, 1)
     if made.start != start:
         raise failures.Failure(
@@ -100,7 +127,6 @@ def make_file_system(device, number, kind, label):
         argv = ["mkfs.ext3", "-F", "-q"]
         if label is not None:
             argv += ["-L", label]
-    fcntl.flock(device, fcntl.LOCK_EX)
     offset, size = where.start * SECTOR, where.sectors * SECTOR
-    with loop_device.part(device, offset, size) as path:
+    with _alone(device), loop_device.part(device, offset, size) as path:
         commands.run(argv + [path], timeout=MKFS_TIMEOUT)
