@@ -245,7 +245,10 @@ def liar(says):
                         question = b""
                         # Hung up on before all is read, a client is told of an error.
                         while b"</methodCall>" not in question:
-                            question += client.recv(65536)
+                            piece = client.recv(65536)
+                            if not piece:
+                                break
+                            question += piece
                         asked.append(question)
                         client.sendall(says)
 

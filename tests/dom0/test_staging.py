@@ -109,6 +109,28 @@ class TestPlacing:
         assert {mid + ".vhd", base + ".vhd"} < set(seen)
         assert os.listdir(sr) == []
 
+    def test_a_disk_that_came_while_the_lock_was_waited_for_stays(
+        self, sr, monkeypatch
+    ):
+        _leaf, base = uuids = [str(uuid.uuid4()) for _ in range(2)]
+        held = sr_lock.held
+
+        @contextlib.contextmanager
+        def late(sr_path):
+            # Another call with the same UUIDs, or another host.
+            (sr / f"{base}.vhd").write_text("somebody's")
+            with held(sr_path):
+                yield
+
+        monkeypatch.setattr(sr_lock, "held", late)
+        with pytest.raises(failures.Failure) as caught, \
+                staging.folder(str(sr)) as folder:
+            self.files(folder, uuids)
+            staging.place(folder, str(sr), uuids)
+        assert caught.value.code == failures.BAD_ARGUMENT
+        assert os.listdir(sr) == [f"{base}.vhd"]
+        assert (sr / f"{base}.vhd").read_text() == "somebody's"
+
     def test_the_next_call_takes_back_half_a_chain(self, sr):
         leaf, base = uuids = [str(uuid.uuid4()) for _ in range(2)]
         other = str(uuid.uuid4()) + ".vhd"

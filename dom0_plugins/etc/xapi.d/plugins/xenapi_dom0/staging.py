@@ -141,17 +141,15 @@ def place(folder_path, sr_path, uuids):
 
     :param uuids: leaf first
     """
-    for uuid in uuids:
-        if os.path.lexists(paths.vhd_in_sr(sr_path, uuid)):
-            raise failures.Failure(
-                failures.BAD_ARGUMENT, "uuid_stack", "a UUID is taken in this SR"
-            )
     try:
-        with open(os.path.join(folder_path, _JOURNAL), "w") as journal:
-            json.dump(uuids, journal)
-            journal.flush()
-            os.fsync(journal.fileno())
         with sr_lock.held(sr_path):
+            # Under the lock, for another call may have the same UUIDs; and before the
+            # journal, by which what has these names would be taken back.
+            _refuse_taken(sr_path, uuids)
+            with open(os.path.join(folder_path, _JOURNAL), "w") as journal:
+                json.dump(uuids, journal)
+                journal.flush()
+                os.fsync(journal.fileno())
             for uuid in reversed(uuids):
                 os.rename(
                     paths.vhd_in_sr(folder_path, uuid), paths.vhd_in_sr(sr_path, uuid)
@@ -159,6 +157,14 @@ def place(folder_path, sr_path, uuids):
             _sync_directory(sr_path)
     except OSError as exc:
         raise failures.from_os_error(exc, "put the VHDs in place", sr_path) from exc
+
+
+def _refuse_taken(sr_path, uuids):
+    for uuid in uuids:
+        if os.path.lexists(paths.vhd_in_sr(sr_path, uuid)):
+            raise failures.Failure(
+                failures.BAD_ARGUMENT, "uuid_stack", "a UUID is taken in this SR"
+            )
 
 
 def _sync_directory(path):
