@@ -6,7 +6,14 @@ import json
 import hypothesis
 import pytest
 from hypothesis import strategies
-from xenapi_dom0 import isolation_chains, isolation_flows, vif_rights
+from xenapi_dom0 import (
+    isolation_bridge,
+    isolation_chains,
+    isolation_flows,
+    isolation_ovs,
+    vif_rights,
+    xapi,
+)
 
 MAC = "bc:76:4e:01:02:03"
 LINK_LOCAL = "fe80::be76:4eff:fe01:203"
@@ -154,3 +161,35 @@ def test_names_of_chains_are_short_enough_for_ebtables():
     name = isolation_chains.name(isolation_chains.stem(UUID), rules)
     assert len(name) <= 28
     assert name != isolation_chains.name(isolation_chains.stem(UUID), rules[1:])
+
+
+@pytest.mark.parametrize("told", ["", "-evil", "x y", "..", 'a"b', "1" * 36])
+def test_a_port_whose_vif_is_none_hinders_no_other(monkeypatch, told):
+    """Neutron's agent may write a port's external ids, so anybody who is it."""
+    rows = [(f"vif7.{number}", vif) for number, vif in enumerate([told, UUID.upper()])]
+    monkeypatch.setattr(isolation_ovs, "_tables", lambda: {
+        "Bridge": [{"name": "xenbr0", "ports": ["p0", "p1"]}],
+        "Port": [{"_uuid": f"p{n}", "interfaces": [f"i{n}"]} for n in range(2)],
+        "Interface": [
+            {"_uuid": f"i{n}", "name": name, "ofport": n + 1,
+             "external_ids": {"xs-vif-uuid": vif}}
+            for n, (name, vif) in enumerate(rows)
+        ],
+    })  # fmt: skip
+    assert isolation_ovs.vifs(None) == [UUID]
+
+
+def test_a_vm_that_is_destroyed_meanwhile_hinders_no_other(monkeypatch):
+    class Session:
+        def call(self, method, what):
+            """Answer as a XAPI in which one VM and one VIF have just gone."""
+            if what == "gone":
+                raise xapi.Refused(method, ["HANDLE_INVALID", "VM", what])
+            return {
+                "VM.get_by_uuid": what, "VM.get_VIFs": ["gone", "there"],
+                "VIF.get_record": {"uuid": UUID, "device": "0"},
+            }[method]
+
+    monkeypatch.setattr(isolation_bridge, "_domains", lambda: {"7": "gone", "8": "vm"})
+    monkeypatch.setattr(isolation_bridge, "_devices", lambda: ["vif7.0", "vif8.0"])
+    assert isolation_bridge.vifs(Session()) == [UUID]

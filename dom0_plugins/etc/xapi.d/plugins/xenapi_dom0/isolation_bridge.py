@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Isolation on a host whose networks are the kernel's bridges: ebtables and tc."""
+import contextlib
 import re
 
-from xenapi_dom0 import commands, failures, isolation_chains, xenstore
+from xenapi_dom0 import commands, failures, isolation_chains, xapi, xenstore
 from xenapi_dom0.serve import LOG
 
 TIMEOUT = 30  # seconds for one command
@@ -31,12 +32,27 @@ def vifs(session):
     for domid, vm_uuid in _domains().items():
         theirs = {number for domain, number in positions if domain == domid}
         if theirs:
-            vm = session.call("VM.get_by_uuid", vm_uuid)
-            for ref in session.call("VM.get_VIFs", vm):
-                record = session.call("VIF.get_record", ref)
-                if record["device"] in theirs:
-                    found.add(record["uuid"])
+            # A VM or VIF that is destroyed at this moment must not keep the rules of
+            # all the others from being made.
+            refs = ()
+            with _unless_gone():
+                vm = session.call("VM.get_by_uuid", vm_uuid)
+                refs = session.call("VM.get_VIFs", vm)
+            for ref in refs:
+                with _unless_gone():
+                    record = session.call("VIF.get_record", ref)
+                    if record["device"] in theirs:
+                        found.add(record["uuid"])
     return sorted(found)
+
+
+@contextlib.contextmanager
+def _unless_gone():
+    try:
+        yield
+    except xapi.Refused as exc:
+        if exc.error[0] not in ("UUID_INVALID", "HANDLE_INVALID"):
+            raise
 
 
 def apply(vif, rights):

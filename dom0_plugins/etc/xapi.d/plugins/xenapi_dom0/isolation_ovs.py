@@ -4,7 +4,7 @@ import collections
 import json
 import re
 
-from xenapi_dom0 import commands, failures, isolation_flows
+from xenapi_dom0 import commands, failures, isolation_flows, paths
 from xenapi_dom0.serve import LOG
 
 TIMEOUT = 30  # seconds for one command
@@ -38,10 +38,11 @@ class Switch:
         owners = {}
         for row in tables["Interface"]:
             match = GUEST_PORT.match(row["name"])
-            uuid = row["external_ids"].get("xs-vif-uuid")
-            if match and uuid:
+            uuid = row["external_ids"].get("xs-vif-uuid", "").lower()
+            # Others than the toolstack can write it, too: what is none tells nothing.
+            if match and paths.UUID.match(uuid):
                 # The emulated device and the PV one belong to the same VIF.
-                owners[match.group(1)] = uuid.lower()
+                owners[match.group(1)] = uuid
         members = {row["_uuid"]: row["interfaces"] for row in tables["Port"]}
         self.bridges = sorted(row["name"] for row in tables["Bridge"])
         self.ports = []
