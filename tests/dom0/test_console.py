@@ -247,6 +247,15 @@ class TestRotation:
         assert old.names() == sorted(kept)
         assert old.log(ids[0], vm_uuid=stays.uuid)[0] == b"xx"
 
+    def test_a_vm_that_claims_an_id_that_is_none_hinders_nothing(self, old):
+        liar = guests.Domain(old.host)
+        liar.stop()
+        old.host.api.xenapi.VM.remove_from_other_config(liar.vm, "last_dom_id")
+        old.host.api.xenapi.VM.add_to_other_config(liar.vm, "last_dom_id", "\u00b2")
+        old.put("console.77", b"x", age=700)
+        assert old.rotate() == 0
+        assert old.names() == []
+
     def test_all_vms_are_asked_for_every_ten_minutes_only(self, old):
         old.put("console.77", b"x", age=700)
         assert old.rotate() == 0

@@ -6,6 +6,7 @@ Run once a minute. Each run repeats whatever a killed one left out.
 import contextlib
 import json
 import os
+import re
 import time
 
 from xenapi_dom0 import domains, failures, guest_logs, paths, xapi
@@ -176,6 +177,7 @@ def _last_ids(session):
     found = {}
     for record in session.call("VM.get_all_records_where", _KEPT).values():
         dom_id = record["other_config"].get(LAST_ID, "")
-        if dom_id.isdigit():
+        # Anybody's text: not all that isdigit() takes is a number.
+        if re.match("[0-9]{1,5}\\Z", dom_id):
             found.setdefault(int(dom_id), set()).add(record["uuid"])
     return found
