@@ -64,6 +64,15 @@ def test_a_request_that_is_none_is_a_bad_argument(host, request_text):
     assert caught.value.code == "BAD_ARGUMENT"
 
 
+@pytest.mark.parametrize("number", ["1e999", "-1e999", "NaN", "Infinity"])
+def test_a_number_without_a_value_is_no_json(old_host, number):
+    with pytest.raises(scratch_host.PluginFailed) as caught:
+        old_host.call("xenhost", "set_config", f'{{"key": "k", "value": {number}}}')
+    assert [caught.value.code, *caught.value.params] == [
+        "BAD_ARGUMENT", "request", "is no JSON",
+    ]
+
+
 def test_nothing_is_compiled_into_the_plugin_folder(host, tmp_path):
     before = set(scratch_host.PLUGINS.rglob("*"))
     host.call("dom0_plugin_version", "get_version", {})

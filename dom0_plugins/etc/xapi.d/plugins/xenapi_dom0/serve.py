@@ -16,6 +16,7 @@ import contextlib
 import json
 import logging
 import logging.handlers
+import math
 import os
 import re
 import signal
@@ -145,7 +146,7 @@ def _members(struct):
             raise _bad("packed", "comes together with request")
         text = _unpacked(struct["packed"])
     try:
-        members = json.loads(text, parse_constant=_no_number)
+        members = json.loads(text, parse_constant=_no_number, parse_float=_finite)
     except (ValueError, RecursionError):
         raise _bad("request", "is no JSON") from None
     if not isinstance(members, dict):
@@ -173,6 +174,14 @@ def _unpacked(text):
 def _no_number(text):
     # JSON has neither NaN nor Infinity; Python reads them.
     raise ValueError(text)
+
+
+def _finite(text):
+    value = float(text)
+    if not math.isfinite(value):
+        # It would be written as Infinity, which is no JSON.
+        raise ValueError(text)
+    return value
 
 
 def _bad(name, reason):
