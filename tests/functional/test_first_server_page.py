@@ -19,7 +19,7 @@ import pytest
 from tests import builders, fixtures
 from tests.functional import doctoring, xe
 from xenapi_driver import conf as options
-from xenapi_driver.cmd import doctor
+from xenapi_driver.cmd import nova_configuration
 
 ROOT = pathlib.Path(__file__).parents[2]
 PAGE = ROOT / "doc" / "source" / "install" / "first-server.rst"
@@ -170,7 +170,7 @@ def test_a_server_runs_at_the_end(operator):
     operator.type(CONTROL)
     packed = (operator.folder / "disk.vhd.tgz").read_bytes()
 
-    written = doctor.configuration([str(operator.nova_conf)])
+    written = nova_configuration.read([str(operator.nova_conf)])
     for opt in options.ALL_OPTS:
         rig.set_option(opt.dest, written.xenserver[opt.dest])
     rig.start()

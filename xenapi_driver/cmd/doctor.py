@@ -9,33 +9,11 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 
 from cliff.lister import Lister
-from nova.conf import compute, netconf
 from oslo_config import cfg
 
-from xenapi_driver import conf as options
-from xenapi_driver.cmd import examination
+from xenapi_driver.cmd import examination, nova_configuration
 
 COLUMNS = ("Check", "State", "Seen", "Remedy")
-
-
-def configuration(
-    files: list[str] | None = None, folders: list[str] | None = None
-) -> cfg.ConfigOpts:
-    """Return the options as nova-compute reads them.
-
-    :param files: instead of Nova's own places, as with nova-compute's
-        ``--config-file``; likewise ``folders``
-    :raises cfg.Error: a file is missing or cannot be understood
-    """
-    conf = cfg.ConfigOpts()
-    # Nova's own options that the driver looks at: host, compute_driver ...
-    netconf.register_opts(conf)
-    compute.register_opts(conf)
-    options.register_opts(conf)
-    given = [f"--config-file={file}" for file in files or ()]
-    given += [f"--config-dir={folder}" for folder in folders or ()]
-    conf(given, project="nova", prog="nova-compute")
-    return conf
 
 
 class Doctor(Lister):
@@ -47,13 +25,7 @@ class Doctor(Lister):
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
-        for name, metavar in (("--config-file", "FILE"), ("--config-dir", "DIR")):
-            parser.add_argument(
-                name,
-                action="append",
-                metavar=metavar,
-                help="as for nova-compute, may be repeated (default: Nova's places)",
-            )
+        nova_configuration.add_options(parser)
         parser.set_defaults(fit_width=True)
         return parser
 
@@ -69,9 +41,13 @@ class Doctor(Lister):
 
     def _rows(self, parsed_args: argparse.Namespace) -> list[examination.Row]:
         try:
-            conf = configuration(parsed_args.config_file, parsed_args.config_dir)
+            conf = nova_configuration.read(
+                parsed_args.config_file, parsed_args.config_dir
+            )
         except (cfg.Error, OSError, UnicodeError) as exc:
-            return examination.unreadable(told(exc, parsed_args.config_file))
+            return examination.unreadable(
+                nova_configuration.told(exc, parsed_args.config_file)
+            )
         with _quiet("oslo_config"):  # its warnings of old names are rows, too
             return examination.Examination(conf).rows()
 
@@ -90,14 +66,6 @@ def _quiet(name: str) -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
-
-
-def told(exc: Exception, files: list[str] | None) -> str:
-    """Say in one line why the configuration cannot be read."""
-    told = " ".join(str(exc).split())
-    if isinstance(exc, cfg.Error):
-        return told  # it names the file
-    return f"{', '.join(files or ['one of the files'])} cannot be read ({told})"
 
 
 def sentence(words: str) -> str:

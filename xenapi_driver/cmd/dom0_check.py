@@ -12,7 +12,13 @@ from typing import Any
 from cliff.lister import Lister
 
 from xenapi_driver import exceptions
-from xenapi_driver.cmd import dom0_findings, dom0_install, over_xapi, plugin_tree
+from xenapi_driver.cmd import (
+    dom0_findings,
+    dom0_install,
+    nova_configuration,
+    over_xapi,
+    plugin_tree,
+)
 from xenapi_driver.cmd.doctor import COLUMNS, sentence
 from xenapi_driver.cmd.examination import (
     FAILED,
@@ -47,7 +53,7 @@ class Check(Lister):
             help="look over ssh (default user: root)",
         )
         dom0_install.add_ssh_options(parser)
-        over_xapi.add_options(parser)
+        nova_configuration.add_options(parser)
         parser.set_defaults(fit_width=True)
         return parser
 

@@ -9,7 +9,7 @@ from importlib import metadata
 
 from cliff.lister import Lister
 
-from xenapi_driver.cmd import over_xapi, plugin_tree
+from xenapi_driver.cmd import nova_configuration, over_xapi, plugin_tree
 from xenapi_driver.dom0 import install, ssh, tree
 
 COLUMNS = ("Host", "What", "State", "Remark")
@@ -35,7 +35,7 @@ class Install(Lister):
             help="dom0 of a host, as for ssh (default user: root)",
         )
         add_ssh_options(parser)
-        over_xapi.add_options(parser)
+        nova_configuration.add_options(parser)
         parser.add_argument(
             "--dry-run", action="store_true", help="say what would be done, only"
         )

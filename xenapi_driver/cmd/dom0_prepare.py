@@ -11,7 +11,7 @@ from typing import Any
 from cliff.lister import Lister
 
 from xenapi_driver import exceptions
-from xenapi_driver.cmd import over_xapi
+from xenapi_driver.cmd import nova_configuration, over_xapi
 from xenapi_driver.cmd.doctor import sentence
 from xenapi_driver.cmd.examination import LOG_ADVICE
 from xenapi_driver.ops import startup
@@ -49,7 +49,7 @@ class Prepare(Lister):
             metavar="ADDRESS",
             help="from where Neutron's agent reaches Open vSwitch",
         )
-        over_xapi.add_options(parser)
+        nova_configuration.add_options(parser)
         parser.set_defaults(fit_width=True)
         return parser
 

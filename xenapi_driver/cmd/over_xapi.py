@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from oslo_config import cfg
 
-from xenapi_driver.cmd import doctor
+from xenapi_driver.cmd import nova_configuration
 from xenapi_driver.ops import startup
 from xenapi_driver.xapi import errors, host, plugins
 from xenapi_driver.xapi.session import Session
@@ -20,17 +20,6 @@ NOT_CHECKED = "not checked"
 
 class NoHostNamed(Exception):
     """The configuration cannot be read, or names no host; the message says which."""
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say which configuration counts."""
-    for name, metavar in (("--config-file", "FILE"), ("--config-dir", "DIR")):
-        parser.add_argument(
-            name,
-            action="append",
-            metavar=metavar,
-            help="as for nova-compute, may be repeated (default: Nova's places)",
-        )
 
 
 @contextlib.contextmanager
@@ -43,9 +32,11 @@ def session(
     :raises errors.XapiError: it was not reached, or refused
     """
     try:
-        conf = doctor.configuration(parsed_args.config_file, parsed_args.config_dir)
+        conf = nova_configuration.read(parsed_args.config_file, parsed_args.config_dir)
     except (cfg.Error, OSError, UnicodeError) as exc:
-        raise NoHostNamed(doctor.told(exc, parsed_args.config_file)) from exc
+        raise NoHostNamed(
+            nova_configuration.told(exc, parsed_args.config_file)
+        ) from exc
     if not conf.xenserver.connection_url:
         raise NoHostNamed("no configuration that was read has a connection_url")
     opened = startup.open_session(conf, conf.host)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from xenapi_driver.cmd import doctor
+from xenapi_driver.cmd import nova_configuration
 from xenapi_driver.ops import fitness
 
 FINE = "connection_url = https://192.0.2.10\nconnection_password =\n"
@@ -18,7 +18,7 @@ def found(tmp_path):
     def read(*lines: str) -> list[fitness.Problem]:
         file = tmp_path / "nova.conf"
         file.write_text("[xenserver]\n" + FINE + "".join(f"{one}\n" for one in lines))
-        return fitness.problems(doctor.configuration([str(file)]))
+        return fitness.problems(nova_configuration.read([str(file)]))
 
     return read
 
