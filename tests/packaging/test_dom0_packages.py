@@ -314,3 +314,12 @@ def test_one_kind_only(tmp_path):
     assert status == 0
     assert [row["Package"] for row in rows] == ["tarball"]
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path):
+    (tmp_path / "file").write_text("")
+    output = tmp_path / "file" / "packages"
+    status, rows = run("--output", output)
+    assert status == 1
+    assert {row["State"] for row in rows} == {"failed"}
+    assert {row["File"] for row in rows} == {f"{output}: Not a directory"}

@@ -50,8 +50,11 @@ class Build(Lister):
             made = build.build(
                 folder, metadata.version("xenapi-driver"), parsed_args.output, kinds
             )
-        except (plugin_tree.TreeMissing, tree.TreeUnfit, OSError) as exc:
+        except (plugin_tree.TreeMissing, tree.TreeUnfit) as exc:
             made = [build.Made(kind, None, str(exc)) for kind in kinds]
+        except OSError as exc:
+            told = f"{exc.filename or parsed_args.output}: {exc.strerror or exc}"
+            made = [build.Made(kind, None, told) for kind in kinds]
         self.failed = any(one.path is None for one in made)
         return COLUMNS, [
             (one.kind, "made" if one.path else "failed", str(one.path or one.reason))
