@@ -113,6 +113,30 @@ def test_what_a_program_left_running_does_not_outlive_the_wait_for_its_words(
     wait_until(lambda: not alive(pid.read_text().strip()))
 
 
+def test_a_program_that_says_too_much_is_ended(old_host, tmp_path):
+    pid = tmp_path / "pid"
+    old_host.wrap(
+        "probe",
+        f"#!/bin/sh\necho $$ > {pid}\nhead -c 17000000 /dev/zero\nexec sleep 77\n",
+    )
+    put(old_host, "p", RUN)
+    said = fails(old_host, "p", {"t": 10})
+    assert said == ["COMMAND_FAILED", "probe", "it said more than 16777216 bytes"]
+    wait_until(lambda: not alive(pid.read_text().strip()))
+
+
+def test_a_program_is_fed_and_heard_at_the_same_time(host, plugin):
+    host.wrap("probe", "#!/bin/sh\ncat; head -c 300000 /dev/zero >&2; exit 0\n")
+    plugin("p", """
+    def fn(request):
+        data = bytes(range(128)) * 9000
+        out = commands.run(["probe"], data=data)
+        deaf = commands.run(["true"], data=data)
+        return [out.out.encode() == data, len(out.err), deaf.code]
+    """)
+    assert host.call("p", "fn", {}) == [True, 300000, 0]
+
+
 def test_a_program_dies_with_a_killed_plugin(host, plugin, tmp_path):
     pid = tmp_path / "pid"
     host.wrap("probe", f"#!/bin/sh\necho $$ > {pid}\nexec sleep 77\n")

@@ -9,12 +9,16 @@ import collections
 import contextlib
 import ctypes
 import os
+import select
+import selectors
 import signal
 import subprocess
+import time
 
 from xenapi_dom0 import failures, paths
 
 TIMEOUT = 60  # seconds
+MAX_OUTPUT = 16 * 1024 * 1024  # bytes; guests can fill tables that programs list
 MAX_REASON = 1500  # characters of what a program said that a failure repeats
 FOLDERS = (
     "/usr/sbin", "/usr/bin", "/sbin", "/bin", "/opt/xensource/bin",
@@ -51,7 +55,8 @@ def run(argv, timeout=TIMEOUT, data=None, environment=None, accept=(0,)):
     :param data: bytes for its standard input; None: nothing
     :param environment: dict of what it sees beside :data:`ENVIRONMENT`
     :param accept: exit codes that are no failure
-    :raises Failure: COMMAND_MISSING, COMMAND_FAILED with its stderr, TIMED_OUT
+    :raises Failure: COMMAND_MISSING, COMMAND_FAILED with its stderr or where it says
+        more than MAX_OUTPUT, TIMED_OUT
     """
     process = start(
         argv, environment=environment,
@@ -59,7 +64,7 @@ def run(argv, timeout=TIMEOUT, data=None, environment=None, accept=(0,)):
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )
     try:
-        out, err = process.communicate(data, timeout=timeout)
+        out, err = _said(process, data, argv[0], timeout)
     except subprocess.TimeoutExpired as exc:
         raise failures.Failure(failures.TIMED_OUT, argv[0], timeout) from exc
     finally:
@@ -71,6 +76,50 @@ def run(argv, timeout=TIMEOUT, data=None, environment=None, accept=(0,)):
     if output.code not in accept:
         raise failed(argv[0], output.code, output.err)
     return output
+
+
+def _said(process, data, name, timeout):
+    """Feed a program; return what it says on stdout and on stderr, bytes.
+
+    As Popen.communicate, which would take any amount of it into dom0's memory.
+    """
+    deadline = time.monotonic() + timeout
+    left = memoryview(data or b"")
+    said = {process.stdout: bytearray(), process.stderr: bytearray()}
+    with selectors.DefaultSelector() as selector:
+        for stream in said:
+            selector.register(stream, selectors.EVENT_READ)
+        if process.stdin is not None:
+            selector.register(process.stdin, selectors.EVENT_WRITE)
+        while selector.get_map():
+            if time.monotonic() >= deadline:
+                raise subprocess.TimeoutExpired(name, timeout)
+            for key, _events in selector.select(deadline - time.monotonic()):
+                if key.fileobj is process.stdin:
+                    left = _fed(process.stdin, left)
+                    over = not left
+                else:
+                    piece = os.read(key.fd, 65536)
+                    said[key.fileobj] += piece
+                    over = not piece
+                if over:
+                    selector.unregister(key.fileobj)
+                    key.fileobj.close()
+            if sum(map(len, said.values())) > MAX_OUTPUT:
+                raise failures.Failure(
+                    failures.COMMAND_FAILED, name,
+                    "it said more than %d bytes" % MAX_OUTPUT,
+                )
+    process.wait(max(0, deadline - time.monotonic()))
+    return bytes(said[process.stdout]), bytes(said[process.stderr])
+
+
+def _fed(stream, left):
+    """Write as much as a pipe that takes something takes; return the rest."""
+    try:
+        return left[os.write(stream.fileno(), left[:select.PIPE_BUF]):]
+    except BrokenPipeError:  # it will not read the rest
+        return left[:0]
 
 
 def start(argv, environment=None, **streams):
