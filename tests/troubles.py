@@ -423,7 +423,7 @@ SCENES = (
           _copies, "VDI.copy"),
     Scene("a plugin", lambda o: None,
           lambda s, _p: plugins.check_version(s),
-          lambda _o, _p, value: value.count(".") >= 1,
+          lambda _o, _p, found: found.version.count(".") >= 1,
           "host.call_plugin", findable=False),
     Scene("a plugin as a task", lambda o: None,
           _plugin_task,

@@ -47,7 +47,7 @@ _SESSIONLESS = frozenset({"system.listMethods", _LOGIN})
 # Calls that are over at once, so that they need not wait behind slow changes.
 _QUICK = re.compile(r"(session|task|event)\.\w+$")
 
-# How often a call logs in anew: the toolstack may restart again in the meantime.
+# How often a call logs in anew before it pauses: the toolstack may restart again.
 _RENEWALS = 2
 _GRACE_SECONDS = 30.0  # that an event.from may be late
 
@@ -406,12 +406,12 @@ class Session:
                     raise errors.NotLoggedIn()
                 params = sent.args if sent.method in _SESSIONLESS else (ref, *sent.args)
                 return self._once(sent.method, params, sent.label)
-            except (errors.SessionInvalid, errors.HostIsSlave):
+            except (errors.SessionInvalid, errors.HostIsSlave) as exc:
                 renewals += 1
-                if renewals > _RENEWALS:
-                    raise
                 stale = ref
-                continue
+                if renewals <= _RENEWALS:
+                    continue
+                failed = exc
             except errors.ConnectionLost as exc:
                 failed = exc
                 if exc.begun and not effects.repeatable(sent.method):
