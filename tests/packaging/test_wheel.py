@@ -60,8 +60,10 @@ def wheel(tmp_path_factory) -> pathlib.Path:
     """The wheel of this tree, built in a copy of it."""
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
-    unwanted = (".git", ".venv", ".tox", "build", "dist", "doc", "*.egg-info")
-    ignore = shutil.ignore_patterns(*unwanted, "__pycache__", ".*_cache")
+    unwanted = (".git", ".venv", ".tox", ".demo", "build", "dist", "doc")
+    ignore = shutil.ignore_patterns(
+        *unwanted, "*.egg-info", "__pycache__", ".*_cache"
+    )
     shutil.copytree(ROOT, source, ignore=ignore)
     # What a later release may lay outside of the plugins' folder is carried, too.
     probe = source / "dom0_plugins" / PROBE

@@ -88,6 +88,15 @@ class AnswerTest(Dom0TestCase):
         self.assertIn('"PATH": "/sbin:/usr/sbin:/bin:/usr/bin"', value)
         self.assertIn(f'"XENAPI_DOM0_ROOT": "{host.root}"', value)
 
+    def test_xapis_socket_is_gone_with_the_host(self) -> None:
+        self.plugin("p", 'answer({"Status": "Success", "Value": ""})')
+        host = self.start()
+        host.call_plugin("p", "fn", "OpaqueRef:s", {})
+        link = host.root / "var/lib/xcp/xapi"
+        self.assertTrue(link.is_symlink())
+        host.close()
+        self.assertFalse(link.is_symlink())
+
     def test_python_of_dom0_runs_it(self) -> None:
         self.plugin(
             "version",

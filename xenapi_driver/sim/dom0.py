@@ -336,6 +336,8 @@ class Dom0:
         if isinstance(self.xenstore, RemoteXenstore):
             self.xenstore.close()
         if self._sockets is not None:
+            # A link to nothing would be in the way of who copies the folder.
+            (self.root / XAPI).unlink(missing_ok=True)
             shutil.rmtree(self._sockets, ignore_errors=True)
 
 
