@@ -239,7 +239,7 @@ def _image_error(
         return exceptions.ImageTooLarge(
             image_id, f"Image {image_id} does not fit the flavor's disk: {detail}"
         )
-    if exc.code in (*plugins.RETRYABLE, "BUSY", "NOT_PERMITTED"):
+    if exc.code in (*plugins.RETRYABLE, "NOT_PERMITTED"):
         return exceptions.TransferFailed(
             image_id, f"Image {image_id} could not be {done}: {detail}"
         )

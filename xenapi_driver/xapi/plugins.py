@@ -129,7 +129,7 @@ def check_version(session: Client) -> Installed:
             version=found,
             features=frozenset(answer.get("features", ())),
             python=str(answer.get("python", "")),
-            package=str(answer.get("package", "")),
+            package=str(answer.get("package") or ""),
         )
     except errors.PluginError as exc:
         # The retired driver's plugin of that name answers with a Python pickle,

@@ -88,6 +88,22 @@ def test_same_major_version_is_accepted(sim, session, version):
     assert plugins.check_version(session).version == version
 
 
+def test_a_host_tells_what_its_plugins_are(sim, session):
+    said = {
+        "version": "3.1",
+        "features": ["glance.download_vhd"],
+        "python": "3.6.15",
+        "package": "1.2.3",
+    }
+    says(sim, json.dumps(said), "dom0_plugin_version")
+    found = plugins.check_version(session)
+    assert (found.python, found.package) == ("3.6.15", "1.2.3")
+    assert found.features == {"glance.download_vhd"}
+    # From a source tree they are of no package.
+    says(sim, json.dumps({**said, "package": None}), "dom0_plugin_version")
+    assert plugins.check_version(session).package == ""
+
+
 @pytest.mark.parametrize("version", ["2.1", "3.0", "4.0"])
 def test_other_major_version_names_both(sim, session, version):
     says(sim, json.dumps({"version": version}), "dom0_plugin_version")
