@@ -8,31 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.sim.clients import XmlClient, refusal, vbd_record, vdi_record
+from tests.sim import drives
+from tests.sim.clients import XmlClient, refusal
+from tests.sim.drives import MIB, Drives, loops
 from xenapi_driver.sim import Behaviour, Simulator
 from xenapi_driver.sim.storage import block_devices
-
-MIB = 1024**2
-DISK = 8 * MIB
-
-
-def loops(folder):
-    """Return the loop devices that stand on files below a folder."""
-    told = subprocess.run(["losetup", "-a"], capture_output=True, text=True, check=True)
-    # Other programs of the machine may come and go with theirs.
-    return [line for line in told.stdout.splitlines() if f"({folder}/" in line]
 
 
 @pytest.fixture
 def needs_loops(tmp_path):
-    """Skip where this user or machine has no loop devices; see that none stay."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root: loop devices")
-    known = os.path.exists("/dev/loop-control") and shutil.which("losetup")
-    if not known or subprocess.run(["losetup", "-f"], capture_output=True).returncode:
-        pytest.skip("missing: loop devices")
-    yield
-    assert loops(tmp_path) == []
+    yield from drives.with_loops(tmp_path)
 
 
 @pytest.fixture
@@ -50,46 +35,16 @@ def showing(tmp_path, devices):
     simulator.close()
 
 
-class Host:
-    """The calls that these tests make of a simulated host."""
-
-    def __init__(self, sim):
-        self.sim = sim
-        self.client = XmlClient(sim.handle)
-        self.call = self.client.call
-        self.sr = self.call("SR.get_by_uuid", sim.default_sr_uuid)
-        self.vm = self.call("VM.get_by_uuid", sim.compute_vm_uuid)
-        self.store = sim.world.stores[self.sr]
-
-    def disk(self):
-        """Return a new disk with ``before`` at its begin."""
-        vdi = self.call("VDI.create", vdi_record(self.sr, virtual_size=str(DISK)))
-        self.store.write(self.call("VDI.get_uuid", vdi), 0, b"before")
-        return vdi
-
-    def drive(self, vdi, **changes):
-        """Return a drive of the compute VM that is not plugged."""
-        fields = {"userdevice": "autodetect", "bootable": False, **changes}
-        return self.call("VBD.create", vbd_record(self.vm, vdi, **fields))
-
-    def plug(self, vdi, **changes):
-        """Plug a disk into the compute VM."""
-        vbd = self.drive(vdi, **changes)
-        self.call("VBD.plug", vbd)
-        return vbd
-
-    def read(self, vdi, offset, length):
-        """Read from a disk's files."""
-        return self.store.read(self.call("VDI.get_uuid", vdi), offset, length)
-
-    def attached(self, vbd):
-        return self.call("VBD.get_currently_attached", vbd)
+def of_compute_vm(sim):
+    """The calls that plug disks into the VM of nova-compute."""
+    vm = XmlClient(sim.handle).call("VM.get_by_uuid", sim.compute_vm_uuid)
+    return Drives(sim, vm)
 
 
 @pytest.fixture
 def host(needs_loops, showing):
     """The host, with loop devices to show disks; it is closed before they count."""
-    return Host(showing)
+    return of_compute_vm(showing)
 
 
 def link_of(host, devices, vbd):
@@ -289,7 +244,7 @@ def refuse_losetup(patch):
 
 @pytest.mark.parametrize("refuse", [refuse_rights, refuse_loops, refuse_losetup])
 def test_without_the_rights_the_error_says_so(showing, devices, refuse):
-    host = Host(showing)
+    host = of_compute_vm(showing)
     vbd = host.drive(host.disk())
     with pytest.MonkeyPatch.context() as patch:
         reason = refuse(patch)
@@ -303,7 +258,7 @@ def test_without_the_rights_the_error_says_so(showing, devices, refuse):
 
 
 def test_a_host_that_shows_no_devices_plugs_all_the_same(sim):
-    host = Host(sim)
+    host = of_compute_vm(sim)
     vbd = host.plug(host.disk())
     assert host.attached(vbd)
     assert not Path("/dev", host.call("VBD.get_device", vbd)).exists()
@@ -324,7 +279,7 @@ def restart(tmp_path, devices, needs_loops):
             running.pop().close()
         behaviour = Behaviour(block_device_dir=devices)
         running.append(Simulator(tmp_path / "kept", behaviour=behaviour, keep=True))
-        return Host(running[0])
+        return of_compute_vm(running[0])
 
     yield restart
     while running:

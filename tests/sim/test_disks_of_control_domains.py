@@ -2,69 +2,33 @@
 """A disk that is plugged into a control domain is a block device of that dom0."""
 
 import os
-import shutil
-import subprocess
 
 import pytest
 
-from tests.sim.clients import XmlClient, refusal, vbd_record, vdi_record
+from tests.sim import drives
+from tests.sim.clients import XmlClient, refusal
+from tests.sim.drives import MIB, Drives, loops
 from xenapi_driver.sim import Simulator
 from xenapi_driver.sim.storage import block_devices
-
-MIB = 1024**2
-DISK = 8 * MIB
-
-
-def loops(folder):
-    """Return the loop devices that stand on files below a folder."""
-    told = subprocess.run(["losetup", "-a"], capture_output=True, text=True, check=True)
-    return [line for line in told.stdout.splitlines() if f"({folder}/" in line]
 
 
 @pytest.fixture
 def needs_loops(tmp_path):
-    """Skip where this user or machine has no loop devices; see that none stay."""
-    known = os.geteuid() == 0 and os.path.exists("/dev/loop-control")
-    if not known or shutil.which("losetup") is None:
-        pytest.skip("missing: root, or loop devices")
-    yield
-    assert loops(tmp_path) == []
+    yield from drives.with_loops(tmp_path)
 
 
-class Host:
-    """The calls that these tests make of one host of a pool."""
+class Host(Drives):
+    """One host of a pool, into whose control domain disks are plugged."""
 
     def __init__(self, sim, number=0):
-        self.sim = sim
-        self.client = XmlClient(sim.handle)
-        self.call = self.client.call
-        self.sr = self.call("SR.get_by_uuid", sim.default_sr_uuid)
-        self.store = sim.world.stores[self.sr]
         self.host = sim.machines.all[number].host
-        self.vm = self.call("host.get_control_domain", self.host)
+        local = XmlClient(sim.handle)
+        super().__init__(sim, local.call("host.get_control_domain", self.host))
         self.root = sim.world.dom0_of(self.host).root
-
-    def disk(self):
-        """Return a new disk with ``before`` at its begin."""
-        vdi = self.call("VDI.create", vdi_record(self.sr, virtual_size=str(DISK)))
-        self.store.write(self.call("VDI.get_uuid", vdi), 0, b"before")
-        return vdi
-
-    def drive(self, vdi, **changes):
-        fields = {"userdevice": "autodetect", "bootable": False, **changes}
-        return self.call("VBD.create", vbd_record(self.vm, vdi, **fields))
-
-    def plug(self, vdi, **changes):
-        vbd = self.drive(vdi, **changes)
-        self.call("VBD.plug", vbd)
-        return vbd
 
     def node(self, vbd):
         """Return the path of a plugged disk's device."""
         return self.root / "dev" / self.call("VBD.get_device", vbd)
-
-    def read(self, vdi, offset, length):
-        return self.store.read(self.call("VDI.get_uuid", vdi), offset, length)
 
 
 @pytest.fixture
