@@ -185,7 +185,10 @@ def test_a_wrong_checksum_here_is_a_right_one_there(get, images):
     assert asked_ranges(images) == [None, None]
 
 
-@pytest.mark.parametrize("at", [100, 1000000, len(IMAGE) - 20])
+# Named, for the image's length is another in each process.
+@pytest.mark.parametrize(
+    "at", [100, 1000000, len(IMAGE) - 20], ids=["begin", "middle", "end"]
+)
 def test_damage_on_the_way_is_asked_for_again(get, images, at):
     damaged = IMAGE[:at] + bytes([IMAGE[at] ^ 0xFF]) + IMAGE[at + 1:]
     images.answers["/a"] = [Answer(damaged), WHOLE]
