@@ -13,7 +13,7 @@ from tests.sim.clients import Refused, received, vm_record, wait_until
 from xenapi_driver.sim.doors import xenstore_socket as wire
 from xenapi_driver.sim.doors.xenstore_socket import XenstoreSocket
 from xenapi_driver.sim.vms import guest_store
-from xenapi_driver.sim.xenstore import MAX_PAYLOAD, Refusal, Xenstore
+from xenapi_driver.sim.xenstore import MAX_PATH, MAX_PAYLOAD, MAX_VALUE, Refusal, Xenstore
 from xenapi_driver.sim.xenstore_client import RemoteXenstore
 
 
@@ -74,13 +74,19 @@ def test_no_path(tree, path):
         assert errno(tree.remove, "/") == "EINVAL"
 
 
-def test_one_message_is_the_limit(store):
-    path = "/local/domain/1/data/x"
-    most = MAX_PAYLOAD - len(path) - 1
+# With the longest path one message is the limit, with others that of a value.
+@pytest.mark.parametrize(
+    ("path", "most"),
+    [
+        ("/local/domain/1/data/x", MAX_VALUE),
+        ("/" + "x" * (MAX_PATH - 1), MAX_PAYLOAD - MAX_PATH - 1),
+    ],
+)
+def test_a_record_has_the_length_that_a_host_takes(store, path, most):
     store.write(path, b"x" * most)
     assert len(store.read(path)) == most
-    assert errno(store.write, path, b"x" * (most + 1)) == "E2BIG"
-    assert len(store.read(path)) == most
+    assert errno(store.write, path, b"y" * (most + 1)) == "E2BIG"
+    assert store.read(path) == b"x" * most
 
 
 def test_relative_paths_are_dom0s(store):
@@ -155,7 +161,7 @@ def test_real_tools_read_and_write(tree, door):
     assert run("xenstore-read", "/nowhere")[0] == 1
     assert 'host = "hello"' in run("xenstore-ls", "/local/domain/7")[1]
     assert run("xenstore-write", "/a b", "x")[0] != 0
-    assert run("xenstore-write", "/big", "x" * 4200)[0] != 0
+    assert run("xenstore-write", "/big", "x" * (MAX_VALUE + 1))[0] != 0
     assert run("xenstore-rm", "/local/domain/7")[0] == 0
     assert not tree.exists("/local/domain/7/data")
 
@@ -198,7 +204,7 @@ def test_data_is_rewritten_while_the_guest_runs(sim, client):
     client.call("VM.add_to_xenstore_data", vm, "vm-data/c", "3")
     assert store.list(f"{home}/vm-data") == ["b"]
     with pytest.raises(Refused):
-        client.call("VM.set_xenstore_data", vm, {"vm-data/x": "x" * 5000})
+        client.call("VM.set_xenstore_data", vm, {"vm-data/x": "x" * (MAX_VALUE + 1)})
     assert store.read(f"{home}/vm-data/b") == b"2"
 
 
@@ -213,8 +219,9 @@ def test_what_a_guest_writes_comes_back(sim, client):
     wait_until(lambda: client.call("VM.get_xenstore_data", vm) == expected)
 
 
-def test_what_does_not_fit_does_not_start(local):
-    data = {"vm-data/x": "x" * 5000}
+@pytest.mark.parametrize("length", [MAX_VALUE + 1, MAX_PAYLOAD])
+def test_what_does_not_fit_does_not_start(local, length):
+    data = {"vm-data/x": "x" * length}
     vm = local.call("VM.create", vm_record(xenstore_data=data))
     with pytest.raises(Refused) as caught:
         local.call("VM.start", vm, False, False)

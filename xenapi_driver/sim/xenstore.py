@@ -2,7 +2,8 @@
 """A xenstore: the tree through which dom0 and guests tell each other things.
 
 Limits and errors are xenstored's (xen/include/public/io/xs_wire.h; docs/misc/
-xenstore.txt): what does not fit into one message, or is no path, is refused.
+xenstore.txt): what does not fit into one message, or is no path, is refused. So is a
+longer value than oxenstored takes, the daemon of XenServer and XCP-ng.
 """
 
 import re
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterable
 
 MAX_PAYLOAD = 4096  # XENSTORE_PAYLOAD_MAX, bytes: path, NUL and value together
 MAX_PATH = 3072  # XENSTORE_ABS_PATH_MAX, bytes
-MAX_GUEST_VALUE = 2048  # bytes; what a guest may write at most
+MAX_VALUE = 2048  # bytes; oxenstored's quota-maxsize as it comes, dom0's writes too
 _PATH = re.compile(r"/(?:[A-Za-z0-9\-_@]+(?:/[A-Za-z0-9\-_@]+)*)?\Z")
 
 Watcher = Callable[[str], None]
@@ -84,7 +85,8 @@ class Xenstore:
         full = {}
         for path, value in values.items():
             full[checked(path)] = value
-            if len(path.encode()) + 1 + len(value) > MAX_PAYLOAD:
+            message = len(path.encode()) + 1 + len(value)
+            if message > MAX_PAYLOAD or len(value) > MAX_VALUE:
                 raise Refusal("E2BIG")
         with self._lock:
             for path, value in full.items():
