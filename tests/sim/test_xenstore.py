@@ -13,7 +13,13 @@ from tests.sim.clients import Refused, received, vm_record, wait_until
 from xenapi_driver.sim.doors import xenstore_socket as wire
 from xenapi_driver.sim.doors.xenstore_socket import XenstoreSocket
 from xenapi_driver.sim.vms import guest_store
-from xenapi_driver.sim.xenstore import MAX_PATH, MAX_PAYLOAD, MAX_VALUE, Refusal, Xenstore
+from xenapi_driver.sim.xenstore import (
+    MAX_PATH,
+    MAX_PAYLOAD,
+    MAX_VALUE,
+    Refusal,
+    Xenstore,
+)
 from xenapi_driver.sim.xenstore_client import RemoteXenstore
 
 
