@@ -93,6 +93,7 @@ def test_a_read_only_drive_cannot_be_written(host, devices):
     # HVM guests take no read-only disks while they run.
     host.call("VM.hard_shutdown", host.vm)
     host.call("VM.set_domain_type", host.vm, "pvh")
+    host.call("VM.set_PV_bootloader", host.vm, "pygrub")
     host.call("VM.start", host.vm, False, False)
     vbd = host.plug(host.disk(), mode="RO")
     link = link_of(host, devices, vbd)

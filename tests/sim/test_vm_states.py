@@ -139,6 +139,7 @@ def test_a_guest_without_drivers(local):
 
 def test_only_an_hvm_guest_needs_drivers(local):
     changes = {"other_config": {"sim:agent": "absent"}, "domain_type": "pvh"}
+    changes["PV_bootloader"] = "pygrub"
     vm = local.call("VM.create", vm_record(**changes))
     bring(local, vm, "Running")
     # What the next start will be does not matter yet.
