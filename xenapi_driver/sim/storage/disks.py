@@ -170,7 +170,11 @@ def scan(world: World, sr: str) -> None:
         found = store.scan()
     known = {db.row("VDI", ref)["location"]: ref for ref in db.row("SR", sr)["VDIs"]}
     for location, info in found.items():
-        _take(world, sr, known.get(location), info)
+        ref = known.get(location)
+        _take(world, sr, ref, info)
+        # A library of CDs gives what it finds to be read only.
+        if ref is not None and db.row("SR", sr)["type"] == "iso":
+            db.update("VDI", ref, read_only=True)
     for location, ref in known.items():
         logs_only = db.row("VDI", ref)["type"] == "cbt_metadata"
         if location not in found and not logs_only:

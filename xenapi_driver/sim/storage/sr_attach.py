@@ -6,6 +6,8 @@ import uuid as uuidlib
 from pathlib import Path
 from urllib.parse import quote
 
+from xenapi_driver.sim.failure import Failure
+from xenapi_driver.sim.registry import Row
 from xenapi_driver.sim.storage import disks, sr_kinds
 from xenapi_driver.sim.storage.raw_store import RawStore
 from xenapi_driver.sim.world import World
@@ -23,6 +25,25 @@ def directory(world: World, uuid: str) -> Path:
     return world.dom0.root / "run" / "sr-mount" / name
 
 
+def _files(world: World, row: Row, config: dict[str, str]) -> Path:
+    """Return where dom0 has the files of an SR.
+
+    A library of CDs may be a folder of dom0's own (``legacy_mode``), or one below
+    what is mounted (``iso_path``).
+
+    :raises Failure: SR_BACKEND_FAILURE_225, the location leads out of dom0
+    """
+    if row["type"] == "iso" and config.get("legacy_mode"):
+        base, below = world.dom0.root, config["location"]
+    else:
+        base, below = directory(world, row["uuid"]), config.get("iso_path", "")
+    found = (base / below.lstrip("/")).resolve()
+    if not found.is_relative_to(world.dom0.root):
+        text = "Not a valid ISO location [opterr=it is not inside dom0]"
+        raise Failure("SR_BACKEND_FAILURE_225", "", text, "")
+    return found
+
+
 def attach(world: World, sr: str, config: dict[str, str]) -> None:
     """Make the SR's disks reachable and take them into the database.
 
@@ -32,7 +53,7 @@ def attach(world: World, sr: str, config: dict[str, str]) -> None:
     sr_kinds.check_config(row["type"], config)
     world.media[row["uuid"]] = (row["type"], _place(row["type"], config))
     if sr not in world.stores:
-        path = directory(world, row["uuid"])
+        path = _files(world, row, config)
         store = sr_kinds.open_store(row["type"], path, world.sr_size)
         if store is not None:
             world.stores[sr] = store
@@ -45,7 +66,7 @@ def settle(world: World) -> None:
     for _, pbd in db.rows("PBD"):
         sr = db.row("SR", pbd["SR"])
         kind = sr_kinds.KINDS[sr["type"]]
-        path = directory(world, sr["uuid"])
+        path = _files(world, sr, pbd["device_config"])
         if kind.content == "raw" and pbd["SR"] not in world.stores:
             store = RawStore(path, world.sr_size)
             world.stores[pbd["SR"]] = store
@@ -65,9 +86,11 @@ def forget(world: World, sr: str) -> None:
 def wipe(world: World, sr: str) -> None:
     """Remove the SR's data."""
     store = world.stores.pop(sr, None)
-    if store is not None:
+    uuid = world.db.row("SR", sr)["uuid"]
+    # A library in a folder of dom0's own is not ours to remove.
+    if store is not None and store.path.is_relative_to(directory(world, uuid)):
         shutil.rmtree(store.path, ignore_errors=True)
-    world.media.pop(world.db.row("SR", sr)["uuid"], None)
+    world.media.pop(uuid, None)
 
 
 def probe(world: World, kind: str, config: dict[str, str]) -> str:
