@@ -7,7 +7,7 @@ import http.client
 
 import pytest
 
-from tests.sim.clients import HttpSender, Refused, XmlClient, received
+from tests.sim.clients import HttpSender, Refused, XmlClient, behave, received
 from xenapi_driver.sim.doors import exchange
 from xenapi_driver.sim.failure import Failure
 
@@ -123,6 +123,24 @@ def test_work_without_a_task_gets_one_that_the_answer_names(web, local):
     record = local.call("task.get_record", answer.getheader("task-id"))
     assert (record["status"], record["name_label"]) == ("success", "test.work")
     assert record["result"] == "<value>OpaqueRef:1</value>"
+
+
+def test_a_task_of_the_hosts_own_may_go_with_its_work(sim, web, local):
+    behave(sim, keeps_own_tasks=False)
+    path = f"/test/work?session_id={local.session}"
+    answer, _ = ask(web, "PUT", path, b"abc")
+    assert answer.getheader("task-id")
+    assert local.call("task.get_all") == []
+    task = local.call("task.create", "mine", "")
+    ask(web, "PUT", f"{path}&task_id={task}", b"abc")
+    assert local.call("task.get_all") == [task]
+
+
+def test_tasks_left_to_the_host_are_not_left_over(sim, web, local):
+    before = sim.inventory()
+    ask(web, "PUT", f"/test/work?session_id={local.session}", b"abc")
+    assert len(local.call("task.get_all")) == 1
+    assert sim.inventory() == before
 
 
 def test_work_ends_the_task_that_the_caller_made(web, local):

@@ -108,6 +108,7 @@ def sweep(world: World) -> None:
         for number, (finished, ref) in enumerate(done):
             if number < surplus or finished < oldest:
                 db.destroy("task", ref)
+        world.own_tasks.intersection_update(db.refs("task"))
 
 
 def finish(
@@ -138,7 +139,7 @@ def finish(
             error_info=error or [],
             current_operations={},
         )
-        if marked:
+        if marked or (ref in world.own_tasks and not world.behaviour.keeps_own_tasks):
             db.destroy("task", ref)
 
 

@@ -39,6 +39,8 @@ class Behaviour:
     :ivar dead_after: seconds without heartbeats until a host counts as dead
     :ivar busy_timeout: seconds that a call waits for a VM that does something else
     :ivar operation_delay: seconds that an operation on a VM lasts at least
+    :ivar keeps_own_tasks: the task that a host makes for a transfer which named none
+        stays for a while after its end, as all tasks do; False: it goes at once
     :ivar block_device_dir: where disks that are plugged into the compute VM appear as
         block devices of this machine; None: nowhere
     """
@@ -53,6 +55,7 @@ class Behaviour:
     dead_after: float = 600.0
     busy_timeout: float = 7200.0
     operation_delay: float = 0.0
+    keeps_own_tasks: bool = True
     block_device_dir: Path | None = None
 
 
@@ -95,6 +98,7 @@ class World:
         since the epoch, before which nothing is known
     :ivar log: takes a line on what goes on
     :ivar cancelled: references of tasks that somebody cancelled
+    :ivar own_tasks: those that the host itself made for transfers
     :ivar alarms: what happens by itself later
     :ivar leases: which VIF has which of the addresses for guests
     :ivar agent_calls: when which VM's agent was called last, monotonic seconds
@@ -117,6 +121,7 @@ class World:
     nics: dict[str, dict[str, str]] = field(default_factory=dict)
     dom0s: dict[str, Dom0] = field(default_factory=dict)
     cancelled: set[str] = field(default_factory=set)
+    own_tasks: set[str] = field(default_factory=set)
     queues: dict[str, Any] = field(default_factory=dict)
     events_told: int = 0
     recorded: dict[str, dict[str, bool]] = field(default_factory=dict)

@@ -1,14 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whole disks and VMs into and out of a host, as streams of bounded memory.
 
-Each transfer is bound to a task that is made for it, and only that task says how
-it went: a host answers 200 before it has read or written a byte, and an answer
-without an announced length ends the same way whether it is complete or cut. The
-task is removed in any case. A caller that is interrupted, be it by what its own
-source, its ``progress`` or its own reading raises, ends the transfer: the
-connection is closed and the task cancelled before the exception goes on.
+Each transfer is bound to a task, and only that task says how it went: a host answers
+200 before it has read or written a byte, and an answer without an announced length
+ends the same way whether it is complete or cut. We make the task, and remove it in
+any case. A caller that is interrupted, be it by what its own source, its ``progress``
+or its own reading raises, ends the transfer: the connection is closed and the task
+cancelled before the exception goes on.
 
-Nothing is repeated here once bytes may have moved: who wants that begins anew. A
+What can be sent anew goes without a task of ours at first, which saves two requests:
+the host makes one, names it in its answer, and its end comes as an event. A host may
+remove its own tasks before anybody has heard of their end ("XAPI today", section 4);
+then all is sent once more, with a task of ours.
+
+Nothing else is repeated once bytes may have moved: who wants that begins anew. A
 host that takes or gives nothing for as long as a call would wait for its answer is
 given up; one that works on, with all bytes sent, gets as long as it wants.
 """
@@ -20,6 +25,7 @@ import dataclasses
 import hashlib
 import time
 import uuid
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, BinaryIO, Protocol
@@ -28,6 +34,7 @@ from oslo_log import log as logging
 
 from xenapi_driver.xapi import errors, handlers, task, tasks
 from xenapi_driver.xapi.client import Client
+from xenapi_driver.xapi.events import Watch
 
 LOG = logging.getLogger(__name__)
 
@@ -44,6 +51,9 @@ _SETTLE_SECONDS = 30.0
 _QUIET_SECONDS = 2.0
 # How often a task is looked at while the host is silent, all bytes sent.
 _ASK_SECONDS = 30.0
+
+# Sessions with hosts that remove their own tasks before their end is heard.
+_FORGETFUL: weakref.WeakSet[Client] = weakref.WeakSet()
 
 _VHD_FOOTER_SIZE = 512  # VHD spec 1.0, "Hard Disk Footer Format"
 _VHD_COOKIE = b"conectix"  # the same, "Cookie"
@@ -89,12 +99,13 @@ class Content:
     """What is to be sent.
 
     :ivar source: an open binary file, or an iterable of bytes of any size; read
-        once, as fast as the host takes it
+        once, as fast as the host takes it. Or a function that returns an iterable,
+        the same bytes each time: this is the one that spares requests
     :ivar length: bytes in all, which hosts want to know before
     :ivar format: one of ``DISK_FORMATS``; of no meaning for a VM
     """
 
-    source: Readable | Iterable[bytes]
+    source: Readable | Iterable[bytes] | Callable[[], Iterable[bytes]]
     length: int
     format: str = "raw"
 
@@ -156,26 +167,46 @@ class _Transfer:
     """
 
     def __init__(
-        self, session: Client, request: handlers.Request, account: _Account
+        self,
+        session: Client,
+        request: handlers.Request,
+        account: _Account,
+        ours: bool = True,
     ) -> None:
+        """:param ours: the task is to be made by us, not by the host"""
         self._session = session
         self._request = request
+        self._ours = ours
         self._task = ""
         self._talk: handlers.Conversation | None = None
+        self._watching = contextlib.ExitStack()
+        self._watch: Watch | None = None
         self.account = account
 
     def __enter__(self) -> _Transfer:
-        self._task = _new_task(self._session, str(self._request))
+        if self._ours:
+            self._task = _new_task(self._session, str(self._request))
         try:
             self._talk = self._answered()
+            if not self._ours:
+                self._watch_the_hosts(self._talk)
         except BaseException:
             self._give_up()
             raise
         return self
 
+    def _watch_the_hosts(self, talk: handlers.Conversation) -> None:
+        self._task = talk.headers.get("Task-id", "")
+        if not self._task:
+            raise errors.TaskLost(str(self._request))
+        watch = self._session.events.watch(task.TaskRecord, self._task)
+        self._watch = self._watching.enter_context(watch)
+
     def _answered(self) -> handlers.Conversation:
         # Our own host is the likeliest to have the SR; else it redirects.
         own = self._session.host_ref
+        if not self._ours:
+            return handlers.ask(self._session, self._request, own)
         try:
             return handlers.ask(self._session, self._bound(), own)
         except errors.HandleInvalid as exc:
@@ -195,6 +226,7 @@ class _Transfer:
         value: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._watching.close()
         if self._task:
             self._give_up()
 
@@ -214,15 +246,16 @@ class _Transfer:
         :raises ConnectionLost: the task does not end
         """
         self.talk.close()
-        task, self._task = self._task, ""
+        ref, self._task = self._task, ""
+        session, what = self._session, str(self._request)
+        long, quiet = _SETTLE_SECONDS, _QUIET_SECONDS
         try:
-            return tasks.follow(
-                self._session,
-                task,
-                str(self._request),
-                timeout=_SETTLE_SECONDS,
-                quiet=_QUIET_SECONDS,
-            )
+            if self._watch is not None:
+                watch = self._watch
+                return tasks.heard(
+                    session, watch, ref, what, timeout=long, quiet=quiet
+                )
+            return tasks.follow(session, ref, what, timeout=long, quiet=quiet)
         except errors.TaskTimeout as exc:
             reason = "the host does not say how the transfer ended"
             raise lost or errors.ConnectionLost(self.talk.url, reason) from exc
@@ -245,17 +278,20 @@ class _Transfer:
 
     def _give_up(self) -> None:
         """Close the connection, cancel the task and remove it. Never raises."""
-        task, self._task = self._task, ""
+        ref, self._task = self._task, ""
+        if self._talk is not None:
+            self._talk.close()
+        if not ref:
+            return
         try:
             if self._talk is not None:
-                self._talk.close()
-                tasks.follow(self._session, task, str(self._request), timeout=0.0)
+                tasks.follow(self._session, ref, str(self._request), timeout=0.0)
                 return
             # No handler works on it, so that none would ever end it: a pending
             # one would stay for ever.
             with contextlib.suppress(errors.XapiFailure):
-                self._session.call("task.set_status", task, "cancelled")
-            self._session.call("task.destroy", task)
+                self._session.call("task.set_status", ref, "cancelled")
+            self._session.call("task.destroy", ref)
         except errors.XapiError as exc:
             LOG.debug("%(request)s was given up. %(reason)s",
                       {"request": self._request, "reason": exc})  # fmt: skip
@@ -299,7 +335,7 @@ def import_disk(
     request = handlers.Request(
         "PUT", "/import_raw_vdi", arguments, length=content.length
     )
-    return _sent(session, request, content, _Account(content.length, digests, progress))
+    return _sent(session, request, content, digests, progress)
 
 
 def import_vm(
@@ -317,14 +353,33 @@ def import_vm(
     :raises XapiFailure: and all else, as :func:`import_disk`
     """
     request = handlers.Request("PUT", "/import", {"sr_id": sr}, length=content.length)
-    return _sent(session, request, content, _Account(content.length, digests, progress))
+    return _sent(session, request, content, digests, progress)
 
 
 def _sent(
-    session: Client, request: handlers.Request, content: Content, account: _Account
+    session: Client,
+    request: handlers.Request,
+    content: Content,
+    digests: Sequence[str],
+    progress: Progress | None,
 ) -> Transferred:
+    if callable(content.source) and session not in _FORGETFUL:
+        account = _Account(content.length, digests, progress)
+        try:
+            return _sent_once(_Transfer(session, request, account, False), content)
+        except errors.TaskLost as exc:
+            # One that forgets each end would be sent everything twice for ever.
+            _FORGETFUL.add(session)
+            LOG.info("%(request)s is repeated. %(reason)s",
+                     {"request": request, "reason": exc})  # fmt: skip
+    account = _Account(content.length, digests, progress)
+    return _sent_once(_Transfer(session, request, account), content)
+
+
+def _sent_once(beginning: _Transfer, content: Content) -> Transferred:
+    account = beginning.account
     pieces = _pieces(content)
-    with _Transfer(session, request, account) as transfer:
+    with beginning as transfer:
         lost: errors.ConnectionLost | None = None
         for piece in pieces:
             try:
@@ -352,7 +407,8 @@ def _pieces(content: Content) -> Iterator[memoryview]:
     :raises SourceMismatch: it is longer or shorter than announced
     """
     given = 0
-    for data in _read(content.source):
+    source = content.source
+    for data in source() if callable(source) else _read(source):
         given += len(data)
         if given > content.length:
             raise SourceMismatch(content.length, given)

@@ -111,6 +111,29 @@ def follow(
     return outcome(session, record, call)
 
 
+def heard(
+    session: Client,
+    watch: events.Watch,
+    ref: str,
+    call: str,
+    *,
+    timeout: float,
+    quiet: float,
+) -> Any:
+    """Wait until a task of the host's own has ended, and return its value.
+
+    The host removes it itself, so that it costs no request.
+
+    :param watch: on the task, entered when its reference became known
+    :param quiet: seconds without news after which the task is asked itself
+    :raises XapiFailure: the task failed
+    :raises TaskTimeout: not finished in time
+    :raises TaskLost: it was gone before its end was seen
+    """
+    waiting = _Waiting(ref, call, watch, quiet, time.monotonic() + timeout)
+    return outcome(session, _ended(session, waiting, None), call)
+
+
 @dataclasses.dataclass(frozen=True)
 class _Waiting:
     """For what we wait, and how long."""

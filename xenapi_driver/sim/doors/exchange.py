@@ -203,6 +203,7 @@ class Exchange:
 
     def _find_task(self, label: str, session: str) -> str:
         db = self.world.db
+        tasks.sweep(self.world)
         with db.changed:
             for name in ("task_id", "subtask_of"):
                 given = self.arguments.get(name)
@@ -211,7 +212,7 @@ class Exchange:
                     raise Refusal(500, f"Db_exn.DBCache_NotFound({text})")
             if "task_id" in self.arguments:
                 return self.arguments["task_id"]
-            return db.create(
+            ref = db.create(
                 "task",
                 {
                     "name_label": label,
@@ -224,6 +225,8 @@ class Exchange:
                     "backtrace": "()",
                 },
             )
+            self.world.own_tasks.add(ref)
+            return ref
 
     # the answer
 
