@@ -96,6 +96,7 @@ def instance(image_id: str, **changes: object) -> objects.Instance:
         "metadata": {},
         "system_metadata": {},
         "pci_devices": objects.PciDeviceList(objects=[]),
+        "trusted_certs": None,
     }
     values.update(changes)
     return objects.Instance(**values)

@@ -11,6 +11,7 @@ from typing import Any
 from unittest import mock
 
 import nova.conf
+import requests
 import XenAPI
 from nova import objects
 from nova.image import glance
@@ -109,6 +110,7 @@ class Rig:
     :ivar host: the embedded host; ``sim`` is its inside
     :ivar driver: the driver, logged in by ``start``
     :ivar image_id: an image that boots, where the test asked for one
+    :ivar progress: each percentage that was shown of any build
     """
 
     def __init__(self, folder: pathlib.Path, **choices: object) -> None:
@@ -117,6 +119,7 @@ class Rig:
         self.sim = self.host.sim
         self.images = ImageService()
         self.records: dict[str, dict] = {}
+        self.progress: list[int] = []
         self.options: dict[tuple[str, str], object] = {}
         self.image_id = ""
         self.virtapi = VirtApi()
@@ -139,8 +142,20 @@ class Rig:
         def get(api, context, image_id, include_locations=False, show_deleted=True):
             return self.records[image_id]
 
+        def download(api, context, image_id, trusted_certs=None):
+            headers = {"X-Auth-Token": context.auth_token}
+            url = f"{self.images.url}/v2/images/{image_id}/file"
+            answer = requests.get(url, headers=headers, stream=True, timeout=30)
+            answer.raise_for_status()
+            return answer.iter_content(65536)
+
+        def save(instance, *args, **kwargs):
+            self.progress.append(instance.progress)
+
         for name, target, new in (
             ("get", glance.API, get),
+            ("download", glance.API, download),
+            ("save", objects.Instance, save),
             ("get_api_servers", glance, lambda ctx: itertools.repeat(self.images.url)),
         ):
             self._undo.enter_context(mock.patch.object(target, name, new))
@@ -193,13 +208,24 @@ class Rig:
         self.driver.spawn(
             self.context,
             instance,
-            kwargs.pop("image_meta", builders.image_meta()),
+            self.image_meta(instance, kwargs),
             kwargs.pop("injected_files", []),
             "password",
             {},
             network_info=builders.network_info(ports, kwargs.pop("active", True)),
             **kwargs,
         )
+
+    def image_meta(
+        self, instance: objects.Instance, chosen: dict[str, Any]
+    ) -> objects.ImageMeta:
+        """Return what a test chose, with the formats of the server's image."""
+        meta = chosen.pop("image_meta", None) or builders.image_meta()
+        record = self.records.get(instance.image_ref, {})
+        meta.id = instance.image_ref
+        meta.disk_format = record.get("disk_format", "vhd")
+        meta.container_format = record.get("container_format", "ovf")
+        return meta
 
     def destroy(self, instance: objects.Instance) -> None:
         """Delete the instance as the compute manager does."""

@@ -22,7 +22,8 @@ from oslo_log import log as logging
 
 from xenapi_driver import conf as options
 from xenapi_driver import exceptions
-from xenapi_driver.images import direct_vhd
+from xenapi_driver.images import handlers
+from xenapi_driver.images.rules import TransferRules
 from xenapi_driver.ops import (
     cpu_traits,
     destroy,
@@ -34,6 +35,7 @@ from xenapi_driver.ops import (
     spawn,
     startup,
 )
+from xenapi_driver.steps import server
 from xenapi_driver.xapi import errors, vm
 from xenapi_driver.xapi.home import Home
 from xenapi_driver.xapi.session import Session
@@ -141,6 +143,12 @@ def _nova_errors(
         raise other(str(exc)) from exc
 
 
+def _tell_progress(instance: Any, percent: int) -> None:
+    """Show users how far the build is; it ends here if the server was deleted."""
+    instance.progress = percent
+    instance.save()
+
+
 def _vm_vanished(exc: Exception) -> bool:
     return isinstance(exc, errors.HandleInvalid) and exc.params[:1] == ("VM",)
 
@@ -195,10 +203,17 @@ class XenAPIDriver(driver.ComputeDriver):
     def _begin(self, home: Home, service_host: str) -> None:
         """Work with a host that is fit, and listen to what befalls its servers."""
         self._nodename = home.host.hostname
-        rules = direct_vhd.TransferRules(
-            attempts=CONF.glance.num_retries + 1, insecure=CONF.glance.insecure
+        handler = handlers.choose(
+            CONF.xenserver.image_handler,
+            home,
+            TransferRules(
+                attempts=CONF.glance.num_retries + 1,
+                insecure=CONF.glance.insecure,
+                compression_level=CONF.xenserver.image_compression_level,
+            ),
+            startup.place(CONF, home.session),
         )
-        self._spawn = spawn.Spawn(home, CONF.xenserver.cache_images, rules)
+        self._spawn = spawn.Spawn(home, CONF.xenserver.cache_images, handler)
         LOG.info(
             "Manages host %(host)s (%(uuid)s); disks go to SR %(sr)s (%(name)s).",
             {
@@ -355,18 +370,24 @@ class XenAPIDriver(driver.ComputeDriver):
         volumes = driver.block_device_info_get_mapping(block_device_info)
         with _nova_errors(instance, _building):
             spawn.refuse_unsupported(instance, injected_files, volumes)
+            plugged = functools.partial(
+                plugging.until_plugged,
+                self.virtapi,
+                instance,
+                network_info,
+                CONF.vif_plugging_timeout,
+                CONF.vif_plugging_is_fatal,
+            )
             self._spawn(
-                context,
-                spawn.server_of(instance, image_meta, network_info),
-                plugging.until_plugged(
-                    self.virtapi,
-                    instance,
-                    network_info,
-                    CONF.vif_plugging_timeout,
-                    CONF.vif_plugging_is_fatal,
+                server.server_of(instance, image_meta, network_info),
+                spawn.Request(
+                    context,
+                    plugged,
+                    functools.partial(_tell_progress, instance),
+                    power_on=power_on,
+                    cache_wanted=bool(image_meta.properties.get("img_cache_in_nova")),
+                    trusted_certs=instance.trusted_certs,
                 ),
-                power_on=power_on,
-                cache_wanted=bool(image_meta.properties.get("img_cache_in_nova")),
             )
 
     def destroy(

@@ -54,7 +54,6 @@ def test_a_task_that_cannot_be_destroyed_does_not_fail_the_build(rig):
     [
         "host.call_plugin",
         "SR.scan",
-        "event.inject",
         "VDI.set_other_config",
         "VDI.set_name_label",
     ],

@@ -22,7 +22,7 @@ def foreign(rig):
 
 def add_namesake(rig, instance) -> None:
     """Create a VM as an operator would who happens to choose that name."""
-    server = Server("", instance.name, "", memory_mb=64, vcpus=1, root_gb=1)
+    server = Server("", instance.name, "", "vhd", memory_mb=64, vcpus=1, root_gb=1)
     home = rig.driver.home
     record = {**vm_record(server, home.host.ref), "other_config": {}}
     xapi_vm.create(home.session, record)

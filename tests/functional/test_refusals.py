@@ -284,7 +284,8 @@ def test_no_compute_vm_is_known(bare_rig, monkeypatch, tmp_path):
 def test_an_unfit_sr_is_refused_before_the_bridge_is_made(bare_rig):
     uuid = bare_rig.host.create_sr("lvm", purpose="openstack")
     bare_rig.set_option("sr_matching_filter", "other-config:purpose=openstack")
-    refused_start(bare_rig, f"{uuid}.*type lvm.*: choose .*type ext", "storage")
+    pattern = f"{uuid}.*type lvm.*: set .*vdi_remote_stream.* type ext"
+    refused_start(bare_rig, pattern, "storage")
     assert bare_rig.host.records("network", bridge="br-int") == []
 
 
@@ -352,8 +353,8 @@ def test_image_that_is_no_tarball(rig):
 
 
 def test_image_of_another_format(rig, tarball):
-    image_id = rig.add_image(tarball, disk_format="qcow2")
-    refused_build(rig, nova_exception.ImageUnacceptable, "qcow2", image_id)
+    image_id = rig.add_image(tarball, disk_format="vmdk")
+    refused_build(rig, nova_exception.ImageUnacceptable, "vmdk.*qcow2", image_id)
 
 
 def test_image_larger_than_the_flavor(rig, tmp_path):

@@ -11,7 +11,7 @@ from xenapi_driver import driver as xenapi
 
 # The compute manager's own look at the new server costs nothing.
 SPAWN_CACHED_ONE_VIF = 10
-SPAWN_UNCACHED_ONE_VIF = 17
+SPAWN_UNCACHED_ONE_VIF = 15
 DESTROY_ONE_VIF = 4
 
 

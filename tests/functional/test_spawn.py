@@ -10,6 +10,7 @@ import threading
 import nova.conf
 import pytest
 from nova import exception as nova_exception
+from nova import objects
 
 from tests import builders
 
@@ -168,3 +169,45 @@ def test_a_second_server_of_the_name_is_refused(rig):
     with pytest.raises(nova_exception.InstanceExists):
         rig.spawn(instance)
     assert rig.sim.inventory() == before
+
+
+def test_progress_grows_to_the_end(rig):
+    rig.spawn(builders.instance(rig.image_id))
+    assert rig.progress == sorted(set(rig.progress))
+    assert rig.progress[-1] == 100
+    assert len(rig.progress) >= 5
+
+
+def test_a_server_deleted_meanwhile_is_not_built(rig, monkeypatch):
+    """Nova says so when the progress is saved."""
+    before = rig.sim.inventory()["VM"]
+
+    def save(instance, *args, **kwargs):
+        raise nova_exception.UnexpectedDeletingTaskStateError(
+            instance_uuid=instance.uuid, expected={}, actual={}
+        )
+
+    monkeypatch.setattr(objects.Instance, "save", save)
+    with pytest.raises(nova_exception.UnexpectedDeletingTaskStateError):
+        rig.spawn(builders.instance(rig.image_id))
+    assert rig.sim.inventory()["VM"] == before
+
+
+def test_raw_images_boot(rig):
+    image = rig.add_image(
+        builders.CONTENT, disk_format="raw", container_format="bare"
+    )
+    rig.spawn(builders.instance(image))
+    (server,) = rig.host.records("VDI", name_label=f"Glance Image {image}")
+    assert int(server["virtual_size"]) >= len(builders.CONTENT)
+
+
+@pytest.mark.parametrize(
+    ("said", "text"),
+    [({"min_disk": 2}, "min_disk"), ({"virtual_size": 2 * builders.GIB}, "has a disk")],
+)
+def test_what_glance_says_is_too_large_is_not_fetched(rig, tarball, said, text):
+    image = rig.add_image(tarball, **said)
+    with pytest.raises(nova_exception.FlavorDiskTooSmall, match=text):
+        rig.spawn(builders.instance(image))
+    assert rig.images.served == 0

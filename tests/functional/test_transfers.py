@@ -12,9 +12,9 @@ from tests import builders
 from tests.dom0.glance_server import GlanceServer, Trouble
 from tests.dom0.vhd_files import chain
 from xenapi_driver import exceptions
-from xenapi_driver.images import direct_vhd, source
+from xenapi_driver.images import direct_vhd, rules, source
 
-RULES = direct_vhd.TransferRules(attempts=2, compression_level=1)
+RULES = rules.TransferRules(attempts=2, compression_level=1)
 KILLED = ["XENAPI_PLUGIN_FAILURE", "signal: SIGKILL", "", ""]
 
 
@@ -52,7 +52,7 @@ def test_a_chain_is_stored_in_one_request(rig, service, disks):
             rig.driver.home, target(service, image), disks, RULES
         )
     assert image.status == "active"
-    assert direct_vhd.Stored(
+    assert source.Stored(
         len(image.data), hashlib.sha512(image.data).hexdigest()
     ) == said
     assert image.fields["os_type"] == "linux"

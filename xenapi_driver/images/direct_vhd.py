@@ -6,13 +6,15 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TypeVar
 
 from oslo_log import log as logging
 
 from xenapi_driver import exceptions
+from xenapi_driver.images import imported
 from xenapi_driver.images import source as image_source
+from xenapi_driver.images.raw import RawContent
+from xenapi_driver.images.rules import TransferRules
 from xenapi_driver.xapi import errors, plugins, sr, vdi
 from xenapi_driver.xapi.home import Home
 
@@ -33,32 +35,57 @@ FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 15.0
 
 
-@dataclass(frozen=True)
-class TransferRules:
-    """How dom0 may move images: attempts, and how it trusts the image service.
+class DirectVhd:
+    """The handler: VHDs by the plugin, other disks through XAPI's import."""
 
-    :ivar ca_file: path **in dom0** of the CA that signed the service, or None
-    :ivar compression_level: of what is stored, 0 to 9, or None for gzip's own
-    """
+    name = "direct_vhd"
 
-    attempts: int = 3
-    insecure: bool = False
-    ca_file: str | None = None
-    compression_level: int | None = None
+    def __init__(self, home: Home, rules: TransferRules) -> None:
+        self._home = home
+        self._rules = rules
 
+    @staticmethod
+    def check_sr(record: sr.SrRecord, path: str | None) -> None:
+        """Refuse an SR whose disks are not VHD files.
 
-def check_sr(record: sr.SrRecord, path: str | None) -> None:
-    """Refuse an SR whose disks are not VHD files.
+        :param path: the SR's directory in dom0, None where it has none
+        :raises exceptions.UnfitHost: names the handler that can serve the SR
+        """
+        if path is None:
+            raise exceptions.UnfitHost(
+                f"SR {record.uuid} ({record.name_label}) is of type {record.type}, "
+                "and image_handler = direct_vhd needs a file-based one (ext, nfs)",
+                "set image_handler = vdi_remote_stream, which serves any SR, or choose "
+                "an SR of type ext or nfs with sr_matching_filter",
+            )
 
-    :param path: the SR's directory in dom0, None where it has none
-    :raises exceptions.UnfitHost: names the handler that can serve the SR
-    """
-    if path is None:
-        raise exceptions.UnfitHost(
-            f"SR {record.uuid} ({record.name_label}) is of type {record.type}, "
-            "and image_handler = direct_vhd needs a file-based one (ext, nfs)",
-            "choose an SR of type ext or nfs with sr_matching_filter",
-        )
+    def fetch_vhd(
+        self,
+        source: image_source.ImageSource,
+        max_bytes: int | None,
+        progress: Callable[[float], None] | None = None,
+    ) -> vdi.VdiRecord:
+        """Bring a VHD image into the SR; see :func:`fetch`."""
+        return fetch(self._home, source, self._rules, max_bytes, progress)
+
+    def write_raw(
+        self,
+        content: RawContent,
+        sr_ref: str | None = None,
+        progress: Callable[[float], None] | None = None,
+    ) -> vdi.VdiRecord:
+        """Make a disk of other content; see :func:`imported.write_raw`."""
+        return imported.write_raw(self._home, content, sr_ref, progress)
+
+    def store(
+        self,
+        target: image_source.ImageTarget,
+        leaf: vdi.VdiRecord,
+        chain: list[str],
+        progress: Callable[[float], None] | None = None,
+    ) -> image_source.Stored:
+        """Give a snapshot's chain to an image; see :func:`store`."""
+        return store(self._home, target, chain, self._rules, progress)
 
 
 def fetch(
@@ -73,13 +100,6 @@ def fetch(
     :param max_bytes: the flavor's disk size, or None for no limit
     :raises exceptions.ImageError: one of its kinds; the SR is as it was before
     """
-    if source.disk_format != "vhd":
-        raise exceptions.ImageUnusable(
-            source.image_id,
-            f"Image {source.image_id} has disk_format {source.disk_format}; this "
-            "release boots vhd images (container_format ovf) only.",
-        )
-
     def attempt() -> vdi.VdiRecord:
         stack = [str(uuid.uuid4()) for _ in range(LONGEST_CHAIN)]
         request = {
@@ -101,28 +121,20 @@ def fetch(
     return _until_not_killed(source.image_id, rules, attempt)
 
 
-@dataclass(frozen=True)
-class Stored:
-    """What Glance was given: number of bytes, and their SHA-512."""
-
-    size: int
-    sha512: str
-
-
 def store(
     home: Home,
     target: image_source.ImageTarget,
     vdi_uuids: list[str],
     rules: TransferRules,
     progress: Callable[[float], None] | None = None,
-) -> Stored:
+) -> image_source.Stored:
     """Give the disks of a snapshot's chain to an image that waits for them.
 
     :param vdi_uuids: leaf first, down to the base; nobody may write to them
     :raises exceptions.ImageError: one of its kinds; the image has no data then
     """
 
-    def attempt() -> Stored:
+    def attempt() -> image_source.Stored:
         request = {
             **_request(home, target, rules),
             "vdi_uuids": vdi_uuids,
@@ -135,7 +147,7 @@ def store(
             )
         except errors.PluginError as exc:
             raise _image_error(home, target.image_id, exc, "stored") from exc
-        return Stored(answer["bytes"], answer["checksum"]["value"])
+        return image_source.Stored(answer["bytes"], answer["checksum"]["value"])
 
     return _until_not_killed(target.image_id, rules, attempt)
 
@@ -173,8 +185,7 @@ def _fetched(
     answer = plugins.call(
         home.session, "glance", "download_vhd", request, progress=progress
     )
-    sr.scan(home.session, home.sr.ref)
-    return vdi.by_uuid(home.session, answer["root"]["uuid"])
+    return vdi.found_by_scan(home.session, home.sr.ref, answer["root"]["uuid"])
 
 
 def _remove_strays(home: Home, stack: list[str]) -> None:

@@ -4,9 +4,13 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import requests
+from cursive import exception as cursive_exception
+from glanceclient import exc as glance_exceptions
 from nova import exception as nova_exception
 from nova.image import glance
 
@@ -18,17 +22,37 @@ HASH_ALGORITHMS = ("sha512", "sha384", "sha256", "sha1", "md5")
 # As many as the plugin takes.
 MOST_SERVERS = 16
 
+# What Nova's client raises for an image that must not be used, and for one that it
+# could not read or write; a hash that is wrong is an OSError of glanceclient.
+_SPOILT = (
+    cursive_exception.SignatureVerificationError,
+    nova_exception.CertificateValidationFailed,
+    nova_exception.ImageUnacceptable,
+    nova_exception.ImageBadRequest,
+)
+_NOT_READ = (
+    glance_exceptions.ClientException,
+    nova_exception.NovaException,
+    requests.RequestException,
+    OSError,
+)
+
 
 @dataclass(frozen=True)
 class ImageSource:
-    """An image and how to read it over HTTP.
+    """An image and how to read it.
 
     :ivar image_id: the image's UUID
     :ivar disk_format: Glance's ``disk_format``, such as ``vhd``
     :ivar container_format: Glance's ``container_format``, such as ``ovf``
+    :ivar size: bytes that are stored; 0 where Glance does not say
+    :ivar virtual_size: bytes of the disk in it; 0 where Glance does not say
+    :ivar min_disk_gb: what a flavor's disk must have
     :ivar checksum: ``{"algo", "value"}`` of the stored bytes, or None
-    :ivar headers: request headers that carry the caller's token
-    :ivar servers: base URLs, the one to ask first at first
+    :ivar properties: what is said of it beside, such as ``os_type``
+    :ivar headers: request headers that carry the caller's token, for dom0
+    :ivar servers: base URLs, the one to ask first at first, for dom0
+    :ivar reader: begins to read it through Nova's own client
     """
 
     image_id: str
@@ -37,29 +61,99 @@ class ImageSource:
     checksum: dict[str, str] | None
     headers: dict[str, str] = field(repr=False)
     servers: tuple[str, ...] = field(repr=False)
+    size: int = 0
+    virtual_size: int = 0
+    min_disk_gb: int = 0
+    properties: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    reader: Callable[[], Iterable[bytes]] | None = field(default=None, repr=False)
 
     def urls(self) -> list[str]:
         """Return the URL of the image's bytes on each server."""
         return [f"{one}/v2/images/{self.image_id}/file" for one in self.servers]
 
+    def pieces(self) -> Iterator[bytes]:
+        """Read the image through Nova's client; each call begins anew.
+
+        The client verifies hash and, where Nova asks for it, signature: only what
+        was read to its end is known to be good.
+
+        :raises exceptions.ImageError: one of its kinds
+        """
+        if self.reader is None:
+            raise ValueError("This image was opened for dom0 alone.")
+        try:
+            yield from self.reader()
+        except nova_exception.ImageNotFound as exc:
+            raise gone(self.image_id) from exc
+        except _SPOILT as exc:
+            raise exceptions.ImageUnusable(
+                self.image_id, f"Image {self.image_id} is not to be used: {exc}"
+            ) from exc
+        except _NOT_READ as exc:
+            raise exceptions.TransferFailed(
+                self.image_id, f"Image {self.image_id} could not be fetched: {exc}"
+            ) from exc
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What Glance was given: number of bytes, and their SHA-512 in hex."""
+
+    size: int
+    sha512: str
+
 
 @dataclass(frozen=True)
 class ImageTarget:
-    """An image that waits for its data, and how to write it over HTTP.
+    """An image that waits for its data, and how to write it.
 
     :ivar properties: what the image gets beside its formats, such as ``os_type``
-    :ivar headers: request headers that carry the caller's token
-    :ivar servers: base URLs, the one to ask first at first
+    :ivar headers: request headers that carry the caller's token, for dom0
+    :ivar servers: base URLs, the one to ask first at first, for dom0
+    :ivar writer: gives formats, properties and data through Nova's own client
     """
 
     image_id: str
     properties: dict[str, str]
     headers: dict[str, str] = field(repr=False)
     servers: tuple[str, ...] = field(repr=False)
+    writer: Callable[[dict[str, Any], Iterable[bytes]], object] | None = field(
+        default=None, repr=False
+    )
 
     def urls(self) -> list[str]:
         """Return the URL of the image itself on each server."""
         return [f"{one}/v2/images/{self.image_id}" for one in self.servers]
+
+    def give(
+        self, pieces: Iterable[bytes], disk_format: str, container_format: str
+    ) -> None:
+        """Upload through Nova's client. What raises in ``pieces`` ends the upload.
+
+        :raises exceptions.ImageError: one of its kinds; the image has no data then
+        """
+        if self.writer is None:
+            raise ValueError("This image was opened for dom0 alone.")
+        about = {
+            "disk_format": disk_format,
+            "container_format": container_format,
+            "properties": dict(self.properties),
+        }
+        try:
+            self.writer(about, pieces)
+        except nova_exception.ImageNotFound as exc:
+            raise gone(self.image_id) from exc
+        except _NOT_READ as exc:
+            raise exceptions.TransferFailed(
+                self.image_id, f"Image {self.image_id} could not be stored: {exc}"
+            ) from exc
+
+
+def gone(image_id: str) -> exceptions.ImageGone:
+    """Return the error of an image that the service does not have."""
+    return exceptions.ImageGone(
+        image_id, f"The image service does not have image {image_id}."
+    )
 
 
 def open_target(
@@ -69,21 +163,30 @@ def open_target(
 
     :param context: Nova's request context; its token is what dom0 will use
     """
-    return ImageTarget(image_id, properties, _headers(context), _servers(context))
+
+    def write(about: dict[str, Any], pieces: Iterable[bytes]) -> None:
+        glance.API().update(context, image_id, about, data=pieces, purge_props=False)
+
+    return ImageTarget(
+        image_id, properties, _headers(context), _servers(context), write
+    )
 
 
-def open_image(context: Any, image_id: str) -> ImageSource:
+def open_image(context: Any, image_id: str, trusted_certs: Any = None) -> ImageSource:
     """Look the image up in Glance.
 
     :param context: Nova's request context; its token is what dom0 will use
+    :param trusted_certs: of the server, for the check of the image's signature
     :raises exceptions.ImageGone: Glance does not have it
     """
     try:
         meta = glance.API().get(context, image_id)
     except nova_exception.ImageNotFound as exc:
-        raise exceptions.ImageGone(
-            image_id, f"The image service does not have image {image_id}."
-        ) from exc
+        raise gone(image_id) from exc
+
+    def read() -> Iterable[bytes]:
+        return glance.API().download(context, image_id, trusted_certs=trusted_certs)
+
     return ImageSource(
         image_id=image_id,
         disk_format=meta.get("disk_format"),
@@ -91,6 +194,11 @@ def open_image(context: Any, image_id: str) -> ImageSource:
         checksum=_checksum(meta),
         headers=_headers(context),
         servers=_servers(context),
+        size=int(meta.get("size") or 0),
+        virtual_size=int(meta.get("virtual_size") or 0),
+        min_disk_gb=int(meta.get("min_disk") or 0),
+        properties=dict(meta.get("properties") or {}),
+        reader=read,
     )
 
 

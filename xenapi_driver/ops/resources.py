@@ -13,13 +13,13 @@ from typing import Any
 from oslo_log import log as logging
 
 from xenapi_driver import exceptions
+from xenapi_driver.xapi import memory
 from xenapi_driver.xapi.host import HostRecord
 from xenapi_driver.xapi.host_metrics import HostMetricsRecord
 from xenapi_driver.xapi.pci import PciRecord
 from xenapi_driver.xapi.pool import PoolRecord
 from xenapi_driver.xapi.sr import SrRecord
 from xenapi_driver.xapi.tables import Snapshot, Table
-from xenapi_driver.xapi.vm import VmRecord
 
 LOG = logging.getLogger(__name__)
 
@@ -81,9 +81,8 @@ def resources(snapshot: Snapshot, host_ref: str, sr_uuid: str) -> Resources:
     :raises exceptions.UnfitHost: the host or the SR is not there (any more)
     """
     host, total, storage = _found(snapshot, host_ref, sr_uuid)
-    guests = _guests(snapshot, host_ref)
-    # As host.compute_free_memory counts: what new guests can have is the rest.
-    used = host.memory_overhead + sum(guest.memory_needed for guest in guests)
+    guests = memory.guests(snapshot, host_ref)
+    used = memory.used(snapshot, host)
     # Both of the SR's are -1 before its first scan.
     size = max(storage.physical_size, 0)
     return Resources(
@@ -131,18 +130,9 @@ def _found(
     return host, metrics.memory_total, storage
 
 
-def _guests(snapshot: Snapshot, host_ref: str) -> list[VmRecord]:
-    """Return the VMs, dom0 too, that run on the host or are about to."""
-    return [
-        guest
-        for guest in snapshot[VmRecord].values()
-        if host_ref in (guest.resident_on, guest.scheduled_on)
-    ]
-
-
 def memory_mb_apart(snapshot: Snapshot, host: HostRecord) -> int:
     """Return what Xen and the VMs that are no servers of Nova's take, rounded up."""
-    guests = _guests(snapshot, host.ref)
+    guests = memory.guests(snapshot, host.ref)
     others = sum(guest.memory_needed for guest in guests if not guest.nova_uuid)
     return -(-(host.memory_overhead + others) // MIB)
 

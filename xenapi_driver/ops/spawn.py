@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any
 
 from nova.virt import configdrive
@@ -13,15 +13,19 @@ from oslo_log import log as logging
 
 from xenapi_driver import exceptions, flow
 from xenapi_driver.images import cache as image_cache
-from xenapi_driver.images import direct_vhd
+from xenapi_driver.images import fetching, kinds
 from xenapi_driver.images import source as image_source
+from xenapi_driver.images.handlers import Handler
 from xenapi_driver.steps import disks, vifs
 from xenapi_driver.steps import vm as vm_steps
-from xenapi_driver.steps.build import Built, Port, Server
-from xenapi_driver.xapi import host, vdi, vm
+from xenapi_driver.steps.build import Built, Server
+from xenapi_driver.xapi import memory, vdi, vm
 from xenapi_driver.xapi.home import Home
 
 LOG = logging.getLogger(__name__)
+
+# Of the whole, what fetching the image counts for: it takes the longest by far.
+_FETCH_PERCENT = 60
 
 
 def refuse_unsupported(instance: Any, injected_files: list, volumes: list) -> None:
@@ -46,95 +50,112 @@ def refuse_unsupported(instance: Any, injected_files: list, volumes: list) -> No
         )
 
 
-def server_of(instance: Any, image_meta: Any, network_info: Any) -> Server:
-    """Return what the steps need to know of Nova's instance."""
-    flavor = instance.flavor
-    return Server(
-        uuid=instance.uuid,
-        name=instance.name,
-        image_id=instance.image_ref,
-        memory_mb=flavor.memory_mb,
-        vcpus=flavor.vcpus,
-        root_gb=flavor.root_gb,
-        vcpu_weight=flavor.vcpu_weight,
-        os_type=instance.os_type,
-        firmware=image_meta.properties.get("hw_firmware_type") or "bios",
-        ports=tuple(_port(vif) for vif in network_info or ()),
-    )
+class Progress:
+    """Turns steps and the image's way in into a percentage that only grows.
+
+    :param tell: called with each new percentage, 1 to 100
+    """
+
+    def __init__(self, tell: Callable[[int], None]) -> None:
+        self._tell = tell
+        self._told = 0
+
+    def fetched(self, share: float) -> None:
+        """Take how much of the image is in, 0.0 to 1.0; tells each tenth."""
+        self._reach(int(share * 10) * _FETCH_PERCENT // 10)
+
+    def step_done(self, done: int, total: int) -> None:
+        """Take that a step is done; the first is the image's."""
+        rest = (100 - _FETCH_PERCENT) * (done - 1) // max(total - 1, 1)
+        self._reach(_FETCH_PERCENT + rest)
+
+    def _reach(self, percent: int) -> None:
+        if percent > self._told:
+            self._told = percent
+            self._tell(percent)
 
 
-def _port(vif: dict) -> Port:
-    if vif["type"] in ("unbound", "binding_failed"):
-        raise exceptions.NetworkingFailed(
-            f"Neutron could not bind port {vif['id']} (vif_type {vif['type']}): look "
-            "at its Open vSwitch agent for this host."
-        )
-    mtu = vif["network"].get_meta("mtu") or 1500
-    return Port(port_id=vif["id"], mac=vif["address"], mtu=int(mtu))
+@dataclass(frozen=True)
+class Request:
+    """One build, beside the server itself.
+
+    :ivar context: Nova's request context
+    :ivar until_plugged: returns what blocks at its end until Neutron has wired the
+        ports, or None where there is nothing to wait for
+    :ivar tell: called with the percentage that is done
+    :ivar cache_wanted: the image asks to be cached (``cache_in_nova``)
+    :ivar trusted_certs: of the server, for the check of the image's signature
+    """
+
+    context: Any
+    until_plugged: Callable[[], AbstractContextManager | None]
+    tell: Callable[[int], None]
+    power_on: bool = True
+    cache_wanted: bool = False
+    trusted_certs: Any = None
 
 
 class Spawn:
     """Builds servers in one place; safe to call from many threads."""
 
-    def __init__(self, home: Home, keep: str, rules: direct_vhd.TransferRules) -> None:
+    def __init__(self, home: Home, keep: str, handler: Handler) -> None:
         """:param keep: which images to cache: ``all``, ``some`` or ``none``"""
         self._home = home
         self._keep = keep
-        self._rules = rules
+        self._handler = handler
         self._cache = image_cache.ImageCache(home)
 
-    def __call__(
-        self,
-        context: Any,
-        server: Server,
-        until_plugged: AbstractContextManager | None,
-        power_on: bool = True,
-        cache_wanted: bool = False,
-    ) -> None:
+    def __call__(self, server: Server, request: Request) -> None:
         """Build ``server``; on any failure the host is as it was before.
 
-        :param until_plugged: blocks at its end until Neutron has wired the ports;
-            None where there is nothing to wait for
-        :param cache_wanted: the image asks to be cached (``cache_in_nova``)
         :raises exceptions.DriverError: refused, or failed for a known reason
         :raises errors.XapiError: the host refused a step
         """
         if vm.name_is_taken(self._home.session, server.name):
             raise exceptions.ServerExists(server.name)
-        kept = self._keep == "all" or (self._keep == "some" and cache_wanted)
-        built = Built()
-        steps: list[flow.Step[Built]] = [
-            disks.MakeRootDisk(
-                self._home,
-                server,
-                self._fetcher(context, server),
-                self._cache if kept else None,
-            ),
+        if request.power_on:
+            self._check_memory(server)
+        progress = Progress(request.tell)
+        steps = [
+            self._root_disk(server, request, progress),
             vm_steps.CreateVm(self._home, server),
-            vm_steps.AttachRootDisk(self._home),
+            vm_steps.AttachDisks(self._home),
             vifs.CreateVifs(self._home, server),
         ]
-        if power_on:
-            waiting = until_plugged or contextlib.nullcontext()
-            steps.append(vm_steps.StartPaused(self._home, waiting))
+        if request.power_on:
+            starting = vm_steps.StartPaused(self._home, request.until_plugged)
+            steps.append(starting)
             steps.append(vm_steps.Unpause(self._home))
-        flow.run_flow(steps, built)
+        flow.run_flow(steps, Built(), progress.step_done)
 
-    def _fetcher(self, context: Any, server: Server) -> Callable[[], vdi.VdiRecord]:
-        """Return what downloads the image, after a look at the host's memory."""
+    def _root_disk(
+        self, server: Server, request: Request, progress: Progress
+    ) -> flow.Step[Built]:
+        """Return the step that makes the root disk of an image's kind."""
+        if server.image_kind not in kinds.DISKS:
+            raise exceptions.NotSupportedYet(
+                "This release of xenapi-driver does not boot "
+                f"{server.image_kind} images."
+            )
 
         def fetch() -> vdi.VdiRecord:
-            self._check_memory(server)
-            source = image_source.open_image(context, server.image_id)
-            return direct_vhd.fetch(self._home, source, self._rules, server.root_bytes)
+            source = image_source.open_image(
+                request.context, server.image_id, request.trusted_certs
+            )
+            return fetching.fetch(
+                self._handler, source, server.root_bytes, progress.fetched
+            )
 
-        return fetch
+        kept = self._keep == "all" or (self._keep == "some" and request.cache_wanted)
+        cache = self._cache if kept else None
+        return disks.MakeRootDisk(self._home, server, fetch, cache)
 
     def _check_memory(self, server: Server) -> None:
         """Refuse before a download what the host could not start after it."""
-        free = host.free_memory(self._home.session, self._home.host.ref)
-        if free < server.memory_bytes:
+        session, host = self._home.session, self._home.host
+        free = memory.free(session.records, host)
+        if free is not None and free < server.memory_bytes:
             raise exceptions.NotEnoughMemory(
-                f"Host {self._home.host.hostname} has {free // 2**20} MiB of memory "
-                f"free, and {server.name} needs {server.memory_mb} MiB."
+                f"Host {host.hostname} has {free // 2**20} MiB of memory free, and "
+                f"{server.name} needs {server.memory_mb} MiB."
             )

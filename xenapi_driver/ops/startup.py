@@ -15,12 +15,13 @@ from oslo_log import log as logging
 
 from xenapi_driver import conf as options
 from xenapi_driver import exceptions
-from xenapi_driver.images import direct_vhd
+from xenapi_driver.images import handlers
 from xenapi_driver.steps.build import INSTANCE_KEY
 from xenapi_driver.xapi import (
     certificates,
     errors,
     host,
+    plugged,
     plugins,
     sr,
     transport,
@@ -110,7 +111,7 @@ def find_storage(
     opts = conf.xenserver
     storage = xapi_home.find_sr(session, opts.sr_matching_filter)
     path = xapi_home.sr_path(session, storage, opts.sr_base_path)
-    direct_vhd.check_sr(storage, path)
+    handlers.check_sr(opts.image_handler, storage, path)
     return storage, path
 
 
@@ -178,6 +179,20 @@ def free_disks(conf: cfg.ConfigOpts, session: Session) -> None:
         except errors.XapiError as exc:
             LOG.warning("Disk %(disk)s stays in this VM: %(reason)s",
                         {"disk": disk.uuid, "reason": exc})  # fmt: skip
+
+
+def place(conf: cfg.ConfigOpts, session: Session) -> plugged.Place | None:
+    """Return where disks are plugged for this service, None where they cannot be."""
+    opts = conf.xenserver
+    own = _own_vm(conf, session)
+    if own is None:
+        return None
+    return plugged.Place(
+        own.uuid,
+        pathlib.Path(opts.block_device_dir),
+        opts.block_device_creation_timeout,
+        opts.num_vbd_unplug_retries,
+    )
 
 
 def _own_vm(conf: cfg.ConfigOpts, session: Session) -> vm.VmRecord | None:

@@ -3,7 +3,11 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+
+from xenapi_driver.steps.guest import Guest
 
 MIB = 2**20
 GIB = 2**30
@@ -13,6 +17,30 @@ INSTANCE_KEY = "nova_instance_uuid"
 DISK_TYPE_KEY = "nova_disk_type"
 # In VM.other_config: how everybody tells whose VM it is.
 VM_INSTANCE_KEY = "nova_uuid"
+
+# Positions of disks in a VM (VBD.userdevice), which images and guests rely on. An
+# HVM guest sees the first four before its PV drivers are loaded.
+ROOT_DEVICE = "0"
+CD_DEVICE = "1"
+SWAP_DEVICE = "2"
+CONFIG_DRIVE_DEVICE = "3"
+FIRST_EPHEMERAL_DEVICE = 4
+
+
+class Network:
+    """A server's ports, for which Neutron is waited when they are first looked at.
+
+    Nova asks Neutron for them while the build has already begun.
+    """
+
+    def __init__(self, read: Callable[[], Iterable[Port]] = tuple) -> None:
+        """:param read: gives the ports; called once"""
+        self._read = read
+
+    @functools.cached_property
+    def ports(self) -> tuple[Port, ...]:
+        """In the order of the server's interfaces."""
+        return tuple(self._read())
 
 
 @dataclass(frozen=True)
@@ -32,22 +60,19 @@ class Server:
     """The server to build, as values.
 
     :ivar name: Nova's instance name, which is the VM's name label
+    :ivar image_kind: one of ``images.kinds``
     :ivar root_gb: the flavor's root disk in GiB; 0 takes the image's size
-    :ivar vcpu_weight: scheduler weight, or None for the host's default
-    :ivar os_type: ``linux``, ``windows`` or None
-    :ivar firmware: ``bios`` or ``uefi``
     """
 
     uuid: str
     name: str
     image_id: str
+    image_kind: str
     memory_mb: int
     vcpus: int
     root_gb: int
-    vcpu_weight: int | None = None
-    os_type: str | None = None
-    firmware: str = "bios"
-    ports: tuple[Port, ...] = ()
+    guest: Guest = Guest()
+    network: Network = field(default_factory=Network)
 
     @property
     def memory_bytes(self) -> int:
@@ -60,10 +85,31 @@ class Server:
         return self.root_gb * GIB or None
 
 
+@dataclass(frozen=True)
+class Attached:
+    """A disk, or an empty drive, as the VM is to have it.
+
+    :ivar vdi: reference, None for an empty drive
+    :ivar device: position, decimal text
+    :ivar mode: RW or RO
+    :ivar type: Disk or CD
+    """
+
+    vdi: str | None
+    device: str
+    bootable: bool = False
+    mode: str = "RW"
+    type: str = "Disk"
+    other_config: Mapping[str, str] = field(default_factory=dict)
+
+
 @dataclass
 class Built:
-    """What exists on the host so far; the steps fill it."""
+    """What exists on the host so far; the steps fill it.
 
-    root_vdi: str | None = None
+    :ivar disks: by their position; whose step put one in takes it out in its undo
+    """
+
+    disks: dict[str, Attached] = field(default_factory=dict)
     vm: str | None = None
     vifs: list[str] = field(default_factory=list)

@@ -5,9 +5,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from xenapi_driver import exceptions, flow
+from xenapi_driver import flow
+from xenapi_driver.images import fetching
 from xenapi_driver.images.cache import ImageCache, OwnDisk
-from xenapi_driver.steps.build import DISK_TYPE_KEY, INSTANCE_KEY, Built, Server
+from xenapi_driver.steps.build import (
+    DISK_TYPE_KEY,
+    INSTANCE_KEY,
+    ROOT_DEVICE,
+    Attached,
+    Built,
+    Server,
+)
 from xenapi_driver.xapi import vdi
 from xenapi_driver.xapi.home import Home
 
@@ -38,31 +46,33 @@ class MakeRootDisk(flow.Step[Built]):
         keys = {INSTANCE_KEY: server.uuid, DISK_TYPE_KEY: "root"}
         if self._cache is None:
             image = self._fetch()
-            state.root_vdi = image.ref
+            root = self._take(state, image.ref)
             self._check_size(image)
             vdi.set_name_label(session, image.ref, server.name)
             vdi.set_other_config(session, image.ref, keys)
         else:
-            state.root_vdi, image = self._cache.clone(
+            ref, image = self._cache.clone(
                 server.image_id,
                 self._fetch,
                 self._check_size,
                 OwnDisk(server.name, keys),
             )
+            root = self._take(state, ref)
         if server.root_bytes is not None and server.root_bytes > image.virtual_size:
-            vdi.resize(session, state.root_vdi, server.root_bytes)
+            vdi.resize(session, root, server.root_bytes)
+
+    @staticmethod
+    def _take(state: Built, ref: str) -> str:
+        state.disks[ROOT_DEVICE] = Attached(ref, ROOT_DEVICE, bootable=True)
+        return ref
 
     def undo(self, state: Built) -> None:
-        if state.root_vdi is not None:
-            vdi.destroy(self._home.session, state.root_vdi)
-            state.root_vdi = None
+        root = state.disks.get(ROOT_DEVICE)
+        if root is not None and root.vdi is not None:
+            vdi.destroy(self._home.session, root.vdi)
+            del state.disks[ROOT_DEVICE]
 
     def _check_size(self, image: vdi.VdiRecord) -> None:
         limit = self._server.root_bytes
         if limit is not None and image.virtual_size > limit:
-            raise exceptions.ImageTooLarge(
-                self._server.image_id,
-                f"Image {self._server.image_id} has a disk of {image.virtual_size} "
-                f"bytes, more than the flavor's {limit} bytes: use a flavor with a "
-                "larger disk.",
-            )
+            raise fetching.too_large(self._server.image_id, image.virtual_size, limit)

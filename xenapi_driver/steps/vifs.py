@@ -25,13 +25,14 @@ class CreateVifs(flow.Step[Built]):
         self._server = server
 
     def run(self, state: Built) -> None:
-        if self._server.ports and self._home.integration_network is None:
+        ports = self._server.network.ports
+        if ports and self._home.integration_network is None:
             raise exceptions.UnfitConfiguration(
                 "The server has network ports, but [xenserver] "
                 "ovs_integration_bridge is not set: name the bridge that Neutron's "
                 "agent manages in dom0, usually br-int."
             )
-        for device, port in enumerate(self._server.ports):
+        for device, port in enumerate(ports):
             record = {
                 "device": str(device),
                 "network": self._home.integration_network,

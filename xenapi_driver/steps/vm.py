@@ -3,15 +3,17 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
 from xenapi_driver import flow
 from xenapi_driver.steps.build import VM_INSTANCE_KEY, Built, Server
+from xenapi_driver.steps.guest import Guest
 from xenapi_driver.xapi import errors, vbd, vm
+from xenapi_driver.xapi.client import NULL_REF
 from xenapi_driver.xapi.home import Home
-
-ROOT_DEVICE = "0"
 
 
 def vm_record(server: Server, host_ref: str) -> dict[str, Any]:
@@ -22,11 +24,11 @@ def vm_record(server: Server, host_ref: str) -> dict[str, Any]:
     the other members of a pool must not take it for theirs.
     """
     memory = server.memory_bytes
-    windows = server.os_type == "windows"
+    guest = server.guest
     params: dict[str, str] = {}
-    if server.vcpu_weight is not None:
+    if guest.vcpu_weight is not None:
         # A weight without a cap was ignored by some hosts.
-        params = {"weight": str(server.vcpu_weight), "cap": "0"}
+        params = {"weight": str(guest.vcpu_weight), "cap": "0"}
     return {
         "name_label": server.name,
         "name_description": "",
@@ -51,9 +53,9 @@ def vm_record(server: Server, host_ref: str) -> dict[str, Any]:
         "PV_bootloader_args": "",
         "PV_legacy_args": "",
         "HVM_boot_policy": "BIOS order",
-        "HVM_boot_params": {"order": "dc", "firmware": server.firmware},
+        "HVM_boot_params": {"order": "dc", "firmware": guest.firmware},
         "domain_type": "hvm",
-        "platform": _platform(server, windows),
+        "platform": _platform(guest),
         "PCI_bus": "",
         "other_config": {VM_INSTANCE_KEY: server.uuid},
         "recommendations": "",
@@ -66,16 +68,16 @@ def vm_record(server: Server, host_ref: str) -> dict[str, Any]:
     }
 
 
-def _platform(server: Server, windows: bool) -> dict[str, str]:
+def _platform(guest: Guest) -> dict[str, str]:
     platform = {
         "acpi": "true",
         "apic": "true",
         "pae": "true",
         "nx": "true",
-        "viridian": "true" if windows else "false",
+        "viridian": "true" if guest.windows else "false",
         "timeoffset": "0",
     }
-    if server.firmware == "uefi":
+    if guest.firmware == "uefi":
         platform["device-model"] = "qemu-upstream-uefi"
     return platform
 
@@ -99,31 +101,32 @@ class CreateVm(flow.Step[Built]):
             state.vm = None
 
 
-class AttachRootDisk(flow.Step[Built]):
-    """Give the VM its root disk; the VBD goes with the VM."""
+class AttachDisks(flow.Step[Built]):
+    """Give the VM its disks and drives; the VBDs go with the VM."""
 
-    name = "attach-root-disk"
+    name = "attach-disks"
 
     def __init__(self, home: Home) -> None:
         self._home = home
 
     def run(self, state: Built) -> None:
-        vbd.create(
-            self._home.session,
-            {
-                "VM": state.vm,
-                "VDI": state.root_vdi,
-                "userdevice": ROOT_DEVICE,
-                "bootable": True,
-                "mode": "RW",
-                "type": "Disk",
-                "unpluggable": False,
-                "empty": False,
-                "other_config": {},
-                "qos_algorithm_type": "",
-                "qos_algorithm_params": {},
-            },
-        )
+        for disk in state.disks.values():
+            vbd.create(
+                self._home.session,
+                {
+                    "VM": state.vm,
+                    "VDI": disk.vdi or NULL_REF,
+                    "userdevice": disk.device,
+                    "bootable": disk.bootable,
+                    "mode": disk.mode,
+                    "type": disk.type,
+                    "unpluggable": False,
+                    "empty": disk.vdi is None,
+                    "other_config": dict(disk.other_config),
+                    "qos_algorithm_type": "",
+                    "qos_algorithm_params": {},
+                },
+            )
 
 
 class StartPaused(flow.Step[Built]):
@@ -135,13 +138,19 @@ class StartPaused(flow.Step[Built]):
 
     name = "start-paused"
 
-    def __init__(self, home: Home, until_plugged: AbstractContextManager) -> None:
-        """:param until_plugged: blocks at its end until the ports are plugged"""
+    def __init__(
+        self,
+        home: Home,
+        until_plugged: Callable[[], AbstractContextManager | None],
+    ) -> None:
+        """:param until_plugged: returns what blocks at its end until the ports are
+        plugged, or None where there is nothing to wait for
+        """
         self._home = home
         self._until_plugged = until_plugged
 
     def run(self, state: Built) -> None:
-        with self._until_plugged:
+        with self._until_plugged() or contextlib.nullcontext():
             vm.start_on(self._home.session, state.vm, self._home.host.ref, paused=True)
 
     def undo(self, state: Built) -> None:

@@ -285,6 +285,21 @@ class EventLoop:
         with self._news:
             self._doubts += 1
 
+    def until(self, visible: Callable[[Snapshot], bool], seconds: float) -> bool:
+        """Wait until the tables show something that an event is about to tell of.
+
+        Costs no request.
+
+        :returns: False when it was not told in time
+        """
+        with self._news:
+            self._ensure_running()
+            return bool(
+                self._news.wait_for(
+                    lambda: self._heard() and visible(self._snapshot), seconds
+                )
+            )
+
     def glance(self) -> Snapshot:
         """Return the tables as far as they are known, without waiting."""
         return self._snapshot

@@ -11,6 +11,9 @@ from typing import Any, ClassVar
 from xenapi_driver.xapi import errors
 from xenapi_driver.xapi.client import Client, existing
 
+# How long the event of a disk that a scan found may take.
+_SCAN_EVENT_SECONDS = 5.0
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class VdiRecord:
@@ -88,6 +91,47 @@ def find_by_name(
 def in_sr(session: Client, sr_ref: str) -> list[VdiRecord]:
     """Return all disks of an SR, hidden parents included."""
     return list(session.records[VdiRecord].owned_by(sr_ref))
+
+
+def found_by_scan(session: Client, sr_ref: str, uuid: str) -> VdiRecord:
+    """Have the SR read again and return the disk that was put into it.
+
+    One request where the event of the new disk comes soon, as it does.
+
+    :raises UuidInvalid: the SR did not find it
+    """
+    session.call("SR.scan", sr_ref)
+    if not session.events.until(
+        lambda now: now[VdiRecord].by_uuid(uuid) is not None, _SCAN_EVENT_SECONDS
+    ):
+        session.events.doubt()
+    return by_uuid(session, uuid)
+
+
+def new_record(
+    sr_ref: str,
+    size: int,
+    name: str = "",
+    description: str = "",
+    other_config: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Return the complete record of an empty disk, for :func:`create`.
+
+    :param size: bytes; the SR may round up
+    """
+    return {
+        "name_label": name,
+        "name_description": description,
+        "SR": sr_ref,
+        "virtual_size": size,
+        "type": "user",
+        "sharable": False,
+        "read_only": False,
+        "other_config": dict(other_config or {}),
+        "xenstore_data": {},
+        "sm_config": {},
+        "tags": [],
+    }
 
 
 def create(session: Client, record: Mapping[str, Any]) -> str:

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From Nova's objects to the values that the steps work with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from xenapi_driver import exceptions
+from xenapi_driver.images import kinds
+from xenapi_driver.steps.build import Network, Port, Server
+from xenapi_driver.steps.guest import Guest
+
+
+def server_of(instance: Any, image_meta: Any, network_info: Any) -> Server:
+    """Return what the steps need to know of Nova's instance.
+
+    :param image_meta: Nova's ImageMeta
+    :param network_info: read when the ports are first looked at
+    :raises exceptions.ImageUnusable: the driver boots no such image
+    """
+    flavor = instance.flavor
+    return Server(
+        uuid=instance.uuid,
+        name=instance.name,
+        image_id=instance.image_ref,
+        image_kind=kinds.kind(
+            instance.image_ref,
+            _formats(image_meta, "disk_format"),
+            _formats(image_meta, "container_format"),
+        ),
+        memory_mb=flavor.memory_mb,
+        vcpus=flavor.vcpus,
+        root_gb=flavor.root_gb,
+        guest=Guest(
+            os_type=instance.os_type,
+            firmware=image_meta.properties.get("hw_firmware_type") or "bios",
+            vcpu_weight=flavor.vcpu_weight,
+        ),
+        network=Network(lambda: [_port(vif) for vif in network_info or ()]),
+    )
+
+
+def _formats(image_meta: Any, name: str) -> str | None:
+    return getattr(image_meta, name) if image_meta.obj_attr_is_set(name) else None
+
+
+def _port(vif: dict) -> Port:
+    if vif["type"] in ("unbound", "binding_failed"):
+        raise exceptions.NetworkingFailed(
+            f"Neutron could not bind port {vif['id']} (vif_type {vif['type']}): look "
+            "at its Open vSwitch agent for this host."
+        )
+    mtu = vif["network"].get_meta("mtu") or 1500
+    return Port(port_id=vif["id"], mac=vif["address"], mtu=int(mtu))

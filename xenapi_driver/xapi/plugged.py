@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A disk plugged into the machine of nova-compute, as a block device there."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import pathlib
+import time
+from collections.abc import Iterator
+
+from oslo_log import log as logging
+
+from xenapi_driver.xapi import errors, vbd, vm
+from xenapi_driver.xapi.client import Client
+
+LOG = logging.getLogger(__name__)
+
+_LOOK_SECONDS = 0.05
+_UNPLUG_PAUSE_SECONDS = 1.0
+
+
+class NoDevice(errors.Advised):
+    """A disk that was plugged did not appear as a block device.
+
+    :param path: where it was looked for
+    """
+
+    def __init__(self, path: pathlib.Path, seconds: float) -> None:
+        super().__init__(str(path), seconds)
+        self.path, self.seconds = path, seconds
+
+    @property
+    def seen(self) -> str:
+        return (
+            "A disk that was plugged into the VM of nova-compute did not appear as "
+            f"{self.path} within {self.seconds:.0f} s"
+        )
+
+    @property
+    def remedy(self) -> str:
+        return (
+            "see that VM's kernel log, and [xenserver] block_device_dir and "
+            "block_device_creation_timeout"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where disks are plugged.
+
+    :ivar vm_uuid: of the VM that nova-compute runs in
+    :ivar device_dir: where its block devices appear
+    :ivar seconds: how long that may take
+    :ivar unplug_retries: a second apart, while the device is still used
+    """
+
+    vm_uuid: str
+    device_dir: pathlib.Path = pathlib.Path("/dev")
+    seconds: float = 10.0
+    unplug_retries: int = 10
+
+
+@contextlib.contextmanager
+def plugged(
+    session: Client, place: Place, vdi_ref: str, mode: str = "RW"
+) -> Iterator[pathlib.Path]:
+    """Give the block device of a disk that is plugged for the time of the block.
+
+    :param mode: RW or RO
+    :raises NoDevice: it did not appear
+    :raises errors.XapiError: the host refused, or the disk could not be unplugged
+    """
+    own = vm.find_by_uuid(session, place.vm_uuid)
+    if own is None:
+        raise errors.UuidInvalid(
+            "UUID_INVALID", ("VM", place.vm_uuid), "VM.get_by_uuid"
+        )
+    drive = vbd.create(
+        session,
+        {
+            "VM": own.ref,
+            "VDI": vdi_ref,
+            "userdevice": "autodetect",
+            "bootable": False,
+            "mode": mode,
+            "type": "Disk",
+            "unpluggable": True,
+            "empty": False,
+            "other_config": {},
+            "qos_algorithm_type": "",
+            "qos_algorithm_params": {},
+        },
+    )
+    try:
+        vbd.plug(session, drive)
+        try:
+            yield _device(session, place, drive)
+        finally:
+            _unplug(session, drive, place.unplug_retries)
+    finally:
+        vbd.destroy(session, drive)
+
+
+def _device(session: Client, place: Place, drive: str) -> pathlib.Path:
+    path = place.device_dir / vbd.get(session, drive).device
+    deadline = time.monotonic() + place.seconds
+    while not path.exists():
+        if time.monotonic() > deadline:
+            raise NoDevice(path, place.seconds)
+        time.sleep(_LOOK_SECONDS)
+    return path
+
+
+def _unplug(session: Client, drive: str, retries: int) -> None:
+    for left in reversed(range(retries + 1)):
+        try:
+            vbd.unplug(session, drive)
+            return
+        except errors.DeviceDetachRejected:
+            if not left:
+                raise
+            LOG.debug("A plugged disk is still in use; asking again.")
+        time.sleep(_UNPLUG_PAUSE_SECONDS)
