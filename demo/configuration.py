@@ -11,6 +11,7 @@ from typing import Any
 
 from demo import databases
 from demo.layout import HOST, LOOPBACK, PASSWORD, REGION, Layout
+from demo.node import Node
 
 Sections = dict[str, dict[str, Any]]
 COMPUTE_DRIVER = "xenapi.XenAPIDriver"
@@ -203,14 +204,21 @@ def nova(layout: Layout) -> Sections:
 
 
 def nova_compute(
-    layout: Layout, backend: str, xenserver: Mapping[str, Any]
+    layout: Layout, backend: str, xenserver: Mapping[str, Any], node: Node
 ) -> Sections:
     """nova.conf without databases, with the driver: what a compute node has."""
     sections = {k: v for k, v in nova(layout).items() if "database" not in k}
     sections["DEFAULT"].update(
-        compute_driver=COMPUTE_DRIVER, concurrency_backend=backend
+        host=node.name,
+        # Where a node keeps who it is.
+        state_path=layout.state / node.process("nova"),
+        compute_driver=COMPUTE_DRIVER,
+        concurrency_backend=backend,
     )
-    return sections | {"xenserver": dict(xenserver)}
+    sections["xenserver"] = dict(xenserver)
+    for name, options in node.options.items():
+        sections[name] = {**sections.get(name, {}), **options}
+    return sections
 
 
 def write_all(layout: Layout) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 
 from demo.failure import DemoFailure, expect
 from demo.layout import LOOPBACK, PASSWORD, Layout
+from demo.node import Node
 from demo.processes import Processes, answers
 
 PROCESS = "xapi-host"
@@ -28,43 +29,77 @@ USER = "root"
 
 
 class Host:
-    """The embedded host of one state folder."""
+    """The embedded host of one compute node.
 
-    def __init__(self, layout: Layout, processes: Processes) -> None:
+    :ivar state: its folder, with the scratch dom0
+    :ivar name: of its process, and so of its log
+    """
+
+    def __init__(
+        self, layout: Layout, processes: Processes, node: Node | None = None
+    ) -> None:
         self.layout = layout
         self.processes = processes
-        self.url = f"https://{LOOPBACK}:{layout.port('xapi')}"
+        self.node = node or Node()
+        self.name = self.node.process(PROCESS)
+        self.state = layout.state / self.node.process("xapi")
+        self.port = layout.port("xapi") + self.node.number
+        self.url = f"https://{LOOPBACK}:{self.port}"
         # As on a real host: key and certificate in one file.
-        self.identity = layout.xapi / "xapi-ssl.pem"
-        self.certificate = layout.etc / "xapi-host.pem"
+        self.identity = self.state / "xapi-ssl.pem"
+        self.certificate = layout.etc / f"{self.name}.pem"
+        # Where disks that are plugged into nova-compute's VM appear.
+        self.devices = layout.state / self.node.process("dev")
         self._session: str | None = None
         self._proxy: xmlrpc.client.ServerProxy | None = None
 
+    @property
+    def log(self) -> Path:
+        return self.layout.log_of(self.name)
+
     def start(self) -> None:
-        port = self.layout.port("xapi")
+        """Start it; ``wait`` waits for it."""
         plugins = self.layout.checkout / "dom0_plugins" / "etc" / "xapi.d" / "plugins"
+        argv: list[str | Path | int] = [
+            *(sys.executable, "-m", "xenapi_driver.sim", "--port", self.port),
+            *("--tls", "--admin", "--compute-vm", "--state", self.state),
+            *("--user", USER, "--password", PASSWORD, "--plugins", plugins),
+        ]
+        if self.node.number:
+            argv += ["--inventory", self._write_inventory()]
+        if self.node.block_devices:
+            self.devices.mkdir()
+            argv += ["--block-device-dir", self.devices]
         self.processes.start(
-            PROCESS,
-            [
-                *(sys.executable, "-m", "xenapi_driver.sim", "--port", port),
-                *("--tls", "--admin", "--compute-vm"),
-                *("--state", self.layout.xapi),
-                *("--user", USER, "--password", PASSWORD, "--plugins", plugins),
-            ],
-            cwd=self.layout.checkout,
-            listens=port,
+            self.name, argv, cwd=self.layout.checkout, listens=self.port
         )
+
+    def _write_inventory(self) -> Path:
+        """What differs from a fresh host: a name of its own, and the SR of its kind."""
+        node = self.node
+        # Nova keeps hosts apart by their names.
+        pool: dict[str, Any] = {"hosts": [{"name": f"xcpng-{node.name}"}]}
+        if node.sr_type:
+            sr = {"name": f"{node.sr_type} disks", "type": node.sr_type}
+            pool["srs"] = [{**sr, "default": True}]
+        path = self.layout.etc / f"{self.name}.yaml"
+        # JSON is YAML.
+        path.write_text(json.dumps(pool))
+        return path
+
+    def wait(self) -> None:
+        """Wait until it answers, and keep its certificate."""
         self.processes.wait(
-            PROCESS,
-            lambda: answers(port) and self.identity.exists(),
-            f"to listen on {port} and to have {self.identity.name}",
+            self.name,
+            lambda: answers(self.port) and self.identity.exists(),
+            f"to listen on {self.port} and to have {self.identity.name}",
             60,
         )
         self.certificate.write_text(certificate_of(self.identity))
 
     def options(self) -> dict[str, Any]:
         """The [xenserver] options with which nova-compute finds this host."""
-        return {
+        found = {
             "connection_url": self.url,
             "connection_username": USER,
             "connection_password": PASSWORD,
@@ -73,6 +108,9 @@ class Host:
             "sr_matching_filter": "default-sr:true",
             "ovs_integration_bridge": INTEGRATION_BRIDGE,
         }
+        if self.node.block_devices:
+            found["block_device_dir"] = self.devices
+        return found
 
     def _context(self) -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=str(self.certificate))
@@ -86,14 +124,13 @@ class Host:
         :param what: ``requests``, ``inventory`` or ``ports``
         """
         url = f"{self.url}/_sim/{what}"
-        log = self.layout.log_of(PROCESS)
         try:
             with urllib.request.urlopen(
                 url, timeout=30, context=self._context()
             ) as answer:
                 return json.load(answer)
         except (OSError, ValueError) as exc:
-            raise DemoFailure(f"{url} to answer in JSON", exc, log) from exc
+            raise DemoFailure(f"{url} to answer in JSON", exc, self.log) from exc
 
     def break_next(self, method: str, *error: str) -> None:
         """Let the next call of a method be answered by a XenAPI error."""
@@ -135,13 +172,12 @@ class Host:
         try:
             answer: Any = getattr(self._proxy, method)(*args)
         except (OSError, xmlrpc.client.Error) as exc:
-            log = self.layout.log_of(PROCESS)
-            raise DemoFailure(f"{method} to be answered", exc, log) from exc
+            raise DemoFailure(f"{method} to be answered", exc, self.log) from exc
         expect(
             answer["Status"] == "Success",
             f"{method} to succeed",
             answer.get("ErrorDescription"),
-            self.layout.log_of(PROCESS),
+            self.log,
         )
         return answer["Value"]
 
@@ -165,7 +201,7 @@ class Host:
             vbd = self.call("VBD.get_record", ref)
             if vbd["type"] == "Disk" and vbd["userdevice"] == "0":
                 uuid = self.call("VDI.get_uuid", vbd["VDI"])
-                mounts = self.layout.xapi.glob(f"dom0/run/sr-mount/*/{uuid}.vhd")
+                mounts = self.state.glob(f"dom0/run/sr-mount/*/{uuid}.vhd")
                 for path in mounts:
                     return path
                 raise DemoFailure("the root disk's VHD in the SR", f"no {uuid}.vhd")

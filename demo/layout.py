@@ -87,10 +87,6 @@ class Layout:
         """What a later run uses again: the only part that outlives a run."""
         return self.state / "cache"
 
-    @property
-    def xapi(self) -> Path:
-        return self.state / "xapi"
-
     def config(self, service: str, file: str | None = None) -> Path:
         return self.etc / service / (file or f"{service}.conf")
 

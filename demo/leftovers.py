@@ -8,7 +8,7 @@ from typing import Any
 
 from demo.cloud import Cloud
 from demo.failure import DemoFailure, expect
-from demo.host import INTEGRATION_BRIDGE, PROCESS
+from demo.host import INTEGRATION_BRIDGE
 from demo.waiting import until
 
 # Compared as they are; disks, files and networks have an exception to subtract.
@@ -57,7 +57,7 @@ def check(cloud: Cloud, before: dict[str, Any], image_id: str) -> str:
 
     :raises DemoFailure: something is left, or is lost
     """
-    log = cloud.layout.log_of(PROCESS)
+    log = cloud.host.log
     cached = cache_of(cloud.host.disks(), image_id)
     last: list[str] = []
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Open vSwitch agent of a host whose Open vSwitch is an embedded dom0.
+"""The Open vSwitch agents of hosts whose Open vSwitch is an embedded dom0.
 
-It keeps up Neutron's agent protocol over the real RPC: it reports an Open
-vSwitch agent alive, so that ML2 binds ports to the host, and marks a port up
-once dom0 reports its VIF plugged, so that Neutron sends Nova the
+For each compute node it keeps up Neutron's agent protocol over the real RPC: it
+reports an Open vSwitch agent alive, so that ML2 binds ports to the host, and marks
+a port up once dom0 reports its VIF plugged, so that Neutron sends Nova the
 network-vif-plugged event. It moves no packets.
 """
 
@@ -25,8 +25,8 @@ from oslo_log import log as logging
 
 LOG = logging.getLogger(__name__)
 OPTIONS = [
-    cfg.StrOpt("ports_url", help="Where the embedded dom0 lists plugged ports."),
-    cfg.StrOpt("ca_file", help="The certificate of that address."),
+    cfg.DictOpt("ports_urls", help="Where each host's dom0 lists plugged ports."),
+    cfg.StrOpt("ca_file", help="The certificates of those addresses."),
     cfg.FloatOpt("poll_seconds", default=0.3, min=0.05, help="How often to look."),
 ]
 REPORT_SECONDS = 20
@@ -63,9 +63,9 @@ def agent_state(host: str) -> dict[str, object]:
 class Agent:
     """One agent: what it said last and which ports it holds up."""
 
-    def __init__(self, conf: cfg.ConfigOpts) -> None:
-        self.host = conf.host
-        self.url = conf.demo.ports_url
+    def __init__(self, conf: cfg.ConfigOpts, host: str, url: str) -> None:
+        self.host = host
+        self.url = url
         self.tls = ssl.create_default_context(cafile=conf.demo.ca_file)
         self.tls.check_hostname = False
         self.context = neutron_context.get_admin_context_without_session()
@@ -111,16 +111,17 @@ def main() -> None:
     cfg.CONF.register_opts(OPTIONS, group="demo")
     common_config.init(sys.argv[1:])
     common_config.setup_logging()
-    agent = Agent(cfg.CONF)
+    agents = [Agent(cfg.CONF, *each) for each in cfg.CONF.demo.ports_urls.items()]
     while True:
-        try:
-            agent.report()
-            agent.settle()
-        except Exception as exc:
-            # The servers may still be starting, or be gone for a moment: the
-            # agent has nothing else to do than to ask again.
-            LOG.warning("Trying again: %s", exc)
-            time.sleep(1)
+        for agent in agents:
+            try:
+                agent.report()
+                agent.settle()
+            except Exception as exc:
+                # The servers may still be starting, or be gone for a moment: the
+                # agent has nothing else to do than to ask again.
+                LOG.warning("%s, trying again: %s", agent.host, exc)
+                time.sleep(1)
         time.sleep(cfg.CONF.demo.poll_seconds)
 
 

@@ -11,7 +11,7 @@ import openstack.exceptions
 from cryptography.fernet import Fernet
 
 from demo.failure import DemoFailure
-from demo.layout import HOST, PASSWORD, REGION, Layout
+from demo.layout import PASSWORD, REGION, Layout
 from demo.processes import Processes
 
 # service type: user and name of the service, process that serves it, path
@@ -109,18 +109,21 @@ def seed_identity(layout: Layout) -> None:
                 )
 
 
-def compute_is_up(layout: Layout, cloud: openstack.connection.Connection) -> bool:
-    """Whether the scheduler could place a server with a port on the host.
+def compute_is_up(
+    layout: Layout, cloud: openstack.connection.Connection, name: str
+) -> bool:
+    """Whether the scheduler could place a server with a port on a compute node.
 
     :raises DemoFailure: an API answers with an error
     """
     try:
-        services = cloud.compute.services(binary="nova-compute")
-        if not any(s.state == "up" and s.host == HOST for s in services):
+        services = cloud.compute.services(binary="nova-compute", host=name)
+        if not any(s.state == "up" for s in services):
             return False
-        if not any(cloud.compute.hypervisors()):
+        hypervisors = cloud.compute.hypervisors(details=True)
+        if not any(h.service_details["host"] == name for h in hypervisors):
             return False
-        return any(agent.is_alive for agent in cloud.network.agents(host=HOST))
+        return any(agent.is_alive for agent in cloud.network.agents(host=name))
     except openstack.exceptions.HttpException as exc:
         log = layout.log_of("nova-api")
         raise DemoFailure("the compute and network APIs to answer", exc, log) from exc

@@ -6,6 +6,7 @@ from __future__ import annotations
 import sys
 
 from demo.layout import LOOPBACK, Layout
+from demo.node import Node
 from demo.processes import Argv, Processes
 
 # Web services, in the order in which others need them.
@@ -83,10 +84,11 @@ class Services:
         for name in DAEMONS:
             self.processes.start(name, [self.layout.program(name), *nova])
 
-    def start_compute(self) -> None:
-        config = self.layout.config("nova", "nova-compute.conf")
+    def start_compute(self, node: Node) -> None:
+        name = node.process("nova-compute")
+        config = self.layout.config("nova", f"{name}.conf")
         program = self.layout.program("nova-compute")
-        self.processes.start("nova-compute", [program, "--config-file", config])
+        self.processes.start(name, [program, "--config-file", config])
 
     def wait(self) -> None:
         """Wait until every web service answers."""

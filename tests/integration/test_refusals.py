@@ -20,9 +20,9 @@ import pytest
 
 from demo import actions, configuration, leftovers, looks, seeding
 from demo.cloud import Cloud
-from demo.host import PROCESS as HOST_PROCESS
 from demo.host import USER
 from demo.layout import CHECKOUT, LOOPBACK, PASSWORD, Layout
+from demo.node import Node
 from demo.step import Job
 from demo.waiting import until
 
@@ -76,7 +76,7 @@ def refused(cloud, tmp_path):
         options = {**cloud.host.options(), **changes}
         path = tmp_path / "nova-compute.conf"
         configuration.write(
-            path, configuration.nova_compute(cloud.layout, "auto", options)
+            path, configuration.nova_compute(cloud.layout, "auto", options, Node())
         )
         program = cloud.layout.program("nova-compute")
         done = subprocess.run(
@@ -152,7 +152,7 @@ def test_sr_that_does_not_exist(refused):
 @pytest.fixture
 def version_plugin(cloud, tmp_path):
     """The plugin in dom0 that tells their version, for a test to change."""
-    plugins = cloud.layout.xapi / "dom0" / "etc" / "xapi.d" / "plugins"
+    plugins = cloud.host.state / "dom0" / "etc" / "xapi.d" / "plugins"
     kept = shutil.copytree(plugins, tmp_path / "plugins")
     yield plugins / VERSION_PLUGIN
     shutil.rmtree(plugins)
@@ -187,7 +187,7 @@ def test_plugins_too_old(version_plugin, refused):
 @pytest.fixture(scope="module")
 def job(cloud):
     """nova-compute as it should be, and an image, a flavor and a network."""
-    cloud.services.start_compute()
+    cloud.services.start_compute(Node())
     with seeding.connect(cloud.layout) as api:
         made = Job(cloud, api)
         actions.upload_image(made)
@@ -225,7 +225,7 @@ def build_to_fail(job: Job, name: str) -> str:
 
 def assert_nothing_left(job: Job, cached: set[str]) -> None:
     """The host is as before, with and without the record of the server in Nova."""
-    log = job.log(HOST_PROCESS)
+    log = job.cloud.host.log
 
     def clean() -> bool:
         after = job.cloud.host.admin("inventory")

@@ -8,7 +8,10 @@ import pytest
 from demo import configuration
 from demo.cloud import MARK, Cloud
 from demo.failure import DemoFailure
+from demo.host import Host
 from demo.layout import Layout
+from demo.node import Node
+from demo.processes import Processes
 
 
 @pytest.fixture
@@ -28,12 +31,27 @@ def test_written_file_keeps_case_and_percent(tmp_path):
 
 def test_compute_gets_the_driver_and_no_database(layout):
     sections = configuration.nova_compute(
-        layout, "threading", {"connection_url": "https://here"}
+        layout, "threading", {"connection_url": "https://here"}, Node()
     )
     assert sections["DEFAULT"]["compute_driver"] == "xenapi.XenAPIDriver"
     assert sections["DEFAULT"]["concurrency_backend"] == "threading"
     assert sections["xenserver"] == {"connection_url": "https://here"}
     assert not [name for name in sections if "database" in name]
+
+
+def test_nodes_of_one_cloud_share_nothing_and_have_options_of_their_own(layout):
+    node = Node("second", 1, options={"xenserver": {"cache_images": "none"}})
+    hosts = [Host(layout, Processes(layout), each) for each in (Node(), node)]
+    assert len({host.port for host in hosts}) == 2
+    assert len({host.state for host in hosts}) == 2
+    first, second = (
+        configuration.nova_compute(layout, "auto", {"x": "y"}, host.node)
+        for host in hosts
+    )
+    assert second["xenserver"] == {"x": "y", "cache_images": "none"}
+    assert first["xenserver"] == {"x": "y"}
+    for name in ("host", "state_path"):
+        assert first["DEFAULT"][name] != second["DEFAULT"][name]
 
 
 def test_every_address_is_on_loopback_with_the_offset(layout):
