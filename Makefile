@@ -55,7 +55,8 @@ dom0: venv
 	@$(BIN)/xenapi-driver dom0 build --output dist/dom0
 
 integration: venv
-	@./system-packages.sh tests/packages.txt demo/packages.txt
+	@./system-packages.sh tests/packages.txt demo/packages.txt \
+		tests/integration/packages.txt
 	@mkdir -p build
 	$(BIN)/python -m pytest -q --junit-xml=build/integration.xml tests/$@
 

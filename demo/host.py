@@ -12,6 +12,8 @@ import hashlib
 import json
 import ssl
 import sys
+import threading
+import urllib.parse
 import urllib.request
 import xmlrpc.client
 from collections import Counter
@@ -52,6 +54,7 @@ class Host:
         self.devices = layout.state / self.node.process("dev")
         self._session: str | None = None
         self._proxy: xmlrpc.client.ServerProxy | None = None
+        self._one_at_a_time = threading.Lock()
 
     @property
     def log(self) -> Path:
@@ -160,13 +163,16 @@ class Host:
 
         :raises DemoFailure: the host answers with a failure
         """
-        if self._proxy is None:
-            self._proxy = xmlrpc.client.ServerProxy(self.url, context=self._context())
-        if self._session is None:
-            self._session = self._answer(
-                "session.login_with_password", USER, PASSWORD, "1.0", "demo"
-            )
-        return self._answer(method, self._session, *args)
+        with self._one_at_a_time:
+            if self._proxy is None:
+                self._proxy = xmlrpc.client.ServerProxy(
+                    self.url, context=self._context()
+                )
+            if self._session is None:
+                self._session = self._answer(
+                    "session.login_with_password", USER, PASSWORD, "1.0", "demo"
+                )
+            return self._answer(method, self._session, *args)
 
     def _answer(self, method: str, *args: Any) -> Any:
         try:
@@ -195,17 +201,55 @@ class Host:
         expect(len(refs) <= 1, f"at most one VM {name}", f"{len(refs)} of them")
         return dict(self.call("VM.get_record", refs[0])) if refs else None
 
-    def root_disk(self, vm: dict[str, Any]) -> Path:
-        """The file in the storage repository behind a VM's first disk."""
+    def drive(self, vm: dict[str, Any], userdevice: str = "0") -> dict[str, Any]:
+        """The record of the VDI that a VM has at a device number.
+
+        :raises DemoFailure: it has none there
+        """
         for ref in vm["VBDs"]:
             vbd = self.call("VBD.get_record", ref)
-            if vbd["type"] == "Disk" and vbd["userdevice"] == "0":
-                uuid = self.call("VDI.get_uuid", vbd["VDI"])
-                mounts = self.state.glob(f"dom0/run/sr-mount/*/{uuid}.vhd")
-                for path in mounts:
-                    return path
-                raise DemoFailure("the root disk's VHD in the SR", f"no {uuid}.vhd")
-        raise DemoFailure(f"a root disk of {vm['name_label']}", "no VBD 0")
+            if vbd["userdevice"] == userdevice:
+                return dict(self.call("VDI.get_record", vbd["VDI"]))
+        name = vm["name_label"]
+        raise DemoFailure(f"a disk {userdevice} of {name}", f"no VBD {userdevice}")
+
+    def file(self, vdi: dict[str, Any]) -> Path:
+        """The file in dom0 that holds a VDI.
+
+        :raises DemoFailure: there is none
+        """
+        mount = self.state / "dom0/run/sr-mount" / self.call("SR.get_uuid", vdi["SR"])
+        for name in (f"{vdi['uuid']}.vhd", vdi["location"], f"{vdi['uuid']}.raw"):
+            if (mount / name).is_file():
+                return mount / name
+        raise DemoFailure(f"a file of the VDI {vdi['uuid']}", "none", self.log)
+
+    def root_disk(self, vm: dict[str, Any]) -> Path:
+        """The file in the storage repository behind a VM's first disk."""
+        return self.file(self.drive(vm))
+
+    def overwrite(self, vdi: dict[str, Any], raw: Path) -> None:
+        """Write a raw file over a VDI's begin, as an operator may.
+
+        :raises DemoFailure: the host answers with an error
+        """
+        self.call("pool.get_all")  # logs in
+        query = urllib.parse.urlencode(
+            {"session_id": self._session, "vdi": vdi["uuid"], "format": "raw"}
+        )
+        request = urllib.request.Request(
+            f"{self.url}/import_raw_vdi?{query}",
+            raw.read_bytes(),
+            {"Content-Type": "application/octet-stream"},
+            method="PUT",
+        )
+        try:
+            with urllib.request.urlopen(
+                request, timeout=60, context=self._context()
+            ) as answer:
+                answer.read()
+        except OSError as exc:
+            raise DemoFailure("the disk to be written", exc, self.log) from exc
 
     def disks(self) -> dict[str, dict[str, Any]]:
         """Every VDI record by its uuid."""

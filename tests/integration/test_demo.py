@@ -10,19 +10,8 @@ import time
 
 import pytest
 
-from demo.layout import CHECKOUT, Layout
+from demo.layout import CHECKOUT
 from demo.processes import Processes, answers
-
-# Away from the ports of a demo that somebody left running.
-OFFSET = 14000
-
-
-@pytest.fixture(scope="module")
-def layout(tmp_path_factory):
-    # One folder for all tests: the second one finds the databases' template.
-    made = Layout(tmp_path_factory.mktemp("demo"), OFFSET)
-    yield made
-    Processes(made).stop_all(())
 
 
 def demo(layout, *words):

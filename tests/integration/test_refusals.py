@@ -21,13 +21,11 @@ import pytest
 from demo import actions, configuration, leftovers, looks, seeding
 from demo.cloud import Cloud
 from demo.host import USER
-from demo.layout import CHECKOUT, LOOPBACK, PASSWORD, Layout
+from demo.layout import CHECKOUT, LOOPBACK, PASSWORD
 from demo.node import Node
 from demo.step import Job
 from demo.waiting import until
 
-# Away from the ports of the other tests and of a demo that somebody left running.
-OFFSET = 15000
 DAMAGED = {
     "bad-footer-checksum": "0.vhd: the footer's checksum is wrong",
     "bad-bat": "0.vhd: the block bitmap's header is damaged",
@@ -40,9 +38,9 @@ WRONG_PASSWORD = "wrong-and-never-to-be-seen"
 
 
 @pytest.fixture(scope="module")
-def cloud(tmp_path_factory):
+def cloud(layout):
     """Everything but nova-compute."""
-    made = Cloud(Layout(tmp_path_factory.mktemp("refusals"), OFFSET), "auto")
+    made = Cloud(layout, "auto")
     try:
         made.up(print)
         made.processes.stop("nova-compute")

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every kind of image, by every handler, on every type of SR that fits.
+
+All services run once, with a nova-compute and an XAPI host for each pair of handler
+and SR. Rows run beside each other; each test waits for its own.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+
+import pytest
+
+from demo.cloud import Cloud
+from demo.node import Node
+from tests.integration import leftovers
+from tests.integration.rows import Matrix, Outcome, Row
+
+HANDLERS = {"direct": "direct_vhd", "remote": "vdi_remote_stream",
+            "local": "vdi_local_dev"}  # fmt: skip
+PLACES = ("direct-ext", "direct-nfs")
+
+
+def node(number: int, name: str) -> Node:
+    handler, _, sr = name.partition("-")
+    options = {"xenserver": {"image_handler": HANDLERS[handler]}}
+    return Node(name, number, sr, True, options)
+
+
+NODES = tuple(node(number, name) for number, name in enumerate(PLACES, 1))
+KINDS = ("vhd", "dotted", "chain", "old-names")
+ROWS = [
+    # Every other server is stopped, and its disk changed, before the snapshot.
+    Row(place, kind, stopped=bool((x + y) % 2), snapshot=False)
+    for x, place in enumerate(PLACES)
+    for y, kind in enumerate(KINDS)
+]
+
+
+@pytest.fixture(scope="module")
+def matrix(layout, tmp_path_factory):
+    cloud = Cloud(layout, "auto", NODES)
+    try:
+        cloud.up(print)
+        made = Matrix(cloud, tmp_path_factory.mktemp("disks"))
+        yield made
+        made.close()
+    finally:
+        cloud.down()
+
+
+@pytest.fixture(scope="module")
+def results(request, matrix, outcomes):
+    """Start all rows that were asked for."""
+    rows = [
+        item.callspec.params["row"]
+        for item in request.session.items
+        if getattr(item, "originalname", "") == test_row.__name__
+    ]
+    started: dict[Row, Future[Outcome]] = {row: matrix.start(row) for row in rows}
+    yield started
+    outcomes.extend(
+        future.result()
+        for future in started.values()
+        if future.done() and not future.exception()
+    )
+
+
+@pytest.mark.parametrize("row", ROWS, ids=str)
+def test_row(results, row):
+    results[row].result()
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_host_is_clean(matrix, results, place):
+    for row, future in results.items():
+        if row.node == place:
+            future.exception()
+    leftovers.check(matrix, place)
