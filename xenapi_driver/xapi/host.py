@@ -18,6 +18,8 @@ class HostRecord:
     :ivar software_version: product_brand, product_version, xapi ...; what is
         unknown is missing
     :ivar memory_overhead: bytes that Xen keeps; dom0 is a VM of its own
+    :ivar numa_affinity_policy: any, best_effort or default_policy; "" where the host
+        does not tell
     :ivar control_domain: reference of dom0's VM; "" where the host does not tell
     """
 
@@ -37,6 +39,7 @@ class HostRecord:
     control_domain: str
     metrics: str
     other_config: Mapping[str, str]
+    numa_affinity_policy: str
 
     @classmethod
     def from_xapi(cls, ref: str, rec: Mapping[str, Any]) -> HostRecord:
@@ -55,6 +58,7 @@ class HostRecord:
             control_domain=rec.get("control_domain", ""),  # since XenServer 7.1
             metrics=rec["metrics"],
             other_config=rec["other_config"],
+            numa_affinity_policy=rec.get("numa_affinity_policy", ""),
         )
 
 

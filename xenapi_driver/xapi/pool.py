@@ -20,6 +20,7 @@ class PoolRecord:
     :ivar default_sr: may be None, or name an SR that is gone
     :ivar cpu_info: what the processors of all members have in common; guests get
         ``features_hvm_host`` of it
+    :ivar restrictions: ``restrict_<feature>``, ``true`` where the licence lacks it
     """
 
     XAPI_CLASS: ClassVar[str] = "pool"
@@ -32,6 +33,7 @@ class PoolRecord:
     default_sr: str | None
     cpu_info: Mapping[str, str]
     other_config: Mapping[str, str]
+    restrictions: Mapping[str, str]
 
     @classmethod
     def from_xapi(cls, ref: str, rec: Mapping[str, Any]) -> PoolRecord:
@@ -43,6 +45,7 @@ class PoolRecord:
             default_sr=or_none(rec["default_SR"]),
             cpu_info=rec["cpu_info"],
             other_config=rec["other_config"],
+            restrictions=rec["restrictions"],
         )
 
 
@@ -54,6 +57,20 @@ def only(snapshot: Snapshot) -> PoolRecord:
     for record in snapshot[PoolRecord].values():
         return record
     raise errors.BadAnswer("The host", "it has no pool")
+
+
+def secure_boot_ready(session: Client) -> bool:
+    """Tell whether UEFI guests find the certificates for Secure Boot.
+
+    Hosts before xapi 24.17 cannot tell; then the answer is no.
+    """
+    pool = only(session.records)
+    try:
+        said = session.call("pool.get_guest_secureboot_readiness", pool.ref)
+    except errors.MethodUnknown:
+        return False
+    # The other good one is ready_no_dbx: nothing is revoked.
+    return str(said).startswith("ready")
 
 
 def member_by_address(session: Client, addresses: frozenset[str]) -> str:

@@ -379,6 +379,14 @@ def disable_ssl_legacy(call: Call, pool: str) -> None:
     _all_hosts(call, ssl_legacy=False)
 
 
+@message("pool.set_custom_uefi_certificates")
+def set_custom_uefi_certificates(call: Call, pool: str, value: str) -> None:
+    """Install certificates for guests; the release itself has none here."""
+    call.db.update(
+        "pool", pool, custom_uefi_certificates=value, uefi_certificates=value
+    )
+
+
 @message("pool.get_guest_secureboot_readiness")
 def get_guest_secureboot_readiness(call: Call, pool: str) -> str:
     """Return whether guests can boot securely: no certificates are installed."""
