@@ -15,6 +15,8 @@ from nova import context as nova_context
 from nova import objects
 from nova.network import model as network_model
 
+from tests.dom0.glance_server import Image
+
 GIB = 2**30
 MIB = 2**20
 _ids = itertools.count(1)
@@ -64,6 +66,17 @@ def image_record(image_id: str, data: bytes, **changes: object) -> dict:
         },
     }
     record.update(changes)
+    return record
+
+
+def uploaded_record(image: Image) -> dict:
+    """Return what Nova's image API tells of an image that was uploaded."""
+    record = image_record(image.identity, image.data, status=image.status)
+    for name, value in image.fields.items():
+        if name in record:
+            record[name] = value
+        else:
+            record["properties"][name] = value
     return record
 
 

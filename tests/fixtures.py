@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import pathlib
 import uuid
 from typing import Any
@@ -13,17 +14,22 @@ from unittest import mock
 import nova.conf
 import requests
 import XenAPI
+from nova import exception as nova_exception
 from nova import objects
 from nova.image import glance
 
 from tests import builders
-from tests.image_service import ImageService
+from tests.dom0.glance_server import GlanceServer
 from xenapi_driver import conf as options
 from xenapi_driver import driver as xenapi
 from xenapi_driver.sim import Simulator
 
 PLUGINS = pathlib.Path(__file__).parents[1] / "dom0_plugins/etc/xapi.d/plugins"
 CONF = nova.conf.CONF
+
+# What the Image API v2 is told of a request's body.
+PATCH = {"Content-Type": "application/openstack-images-v2.1-json-patch"}
+PUT = {"Content-Type": "application/octet-stream"}
 
 
 def prepare_nova() -> None:
@@ -117,7 +123,8 @@ class Rig:
         self.folder = folder
         self.host = Host(folder, **choices)
         self.sim = self.host.sim
-        self.images = ImageService()
+        self.images = GlanceServer()
+        self.images.token = "a-token"
         self.records: dict[str, dict] = {}
         self.progress: list[int] = []
         self.options: dict[tuple[str, str], object] = {}
@@ -140,7 +147,9 @@ class Rig:
         """Glance's catalogue is the one part that does not run for real here."""
 
         def get(api, context, image_id, include_locations=False, show_deleted=True):
-            return self.records[image_id]
+            if image_id in self.records:
+                return self.records[image_id]
+            return builders.uploaded_record(self.images.images[image_id])
 
         def download(api, context, image_id, trusted_certs=None):
             headers = {"X-Auth-Token": context.auth_token}
@@ -149,12 +158,30 @@ class Rig:
             answer.raise_for_status()
             return answer.iter_content(65536)
 
+        def update(api, context, image_id, about, data=None, purge_props=True):
+            headers = {"X-Auth-Token": context.auth_token}
+            url = f"{self.images.url}/v2/images/{image_id}"
+            flat = {**about, **about.get("properties", {})}
+            changes = [
+                {"op": "add", "path": f"/{name}", "value": value}
+                for name, value in flat.items()
+                if name != "properties"
+            ]
+            for answer in (
+                requests.patch(url, json.dumps(changes), headers={**headers, **PATCH}),
+                requests.put(f"{url}/file", iter(data), headers={**headers, **PUT}),
+            ):
+                if answer.status_code == 404:
+                    raise nova_exception.ImageNotFound(image_id=image_id)
+                answer.raise_for_status()
+
         def save(instance, *args, **kwargs):
             self.progress.append(instance.progress)
 
         for name, target, new in (
             ("get", glance.API, get),
             ("download", glance.API, download),
+            ("update", glance.API, update),
             ("save", objects.Instance, save),
             ("get_api_servers", glance, lambda ctx: itertools.repeat(self.images.url)),
         ):
@@ -199,7 +226,7 @@ class Rig:
     def add_image(self, data: bytes, **changes: object) -> str:
         """Offer ``data`` as an image and return its id."""
         image_id = str(uuid.uuid4())
-        self.images.images[image_id] = data
+        self.images.image(identity=image_id, status="active", data=data)
         self.records[image_id] = builders.image_record(image_id, data, **changes)
         return image_id
 

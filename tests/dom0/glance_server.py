@@ -51,6 +51,9 @@ class GlanceServer:
     :ivar troubles: of the next PUTs
     :ivar refuses: method to status with which it is refused
     :ivar slow: seconds between two chunks that it reads
+    :ivar token: who does not have it is refused; None: nobody is
+    :ivar served: how often data was asked for
+    :ivar cut_after: bytes after which data that is read breaks off, or None
     """
 
     def __init__(
@@ -63,6 +66,9 @@ class GlanceServer:
         self.troubles: list[Trouble] = []
         self.refuses: dict[str, int] = {}
         self.slow = 0.0
+        self.token: str | None = None
+        self.served = 0
+        self.cut_after: int | None = None
         self.tokens: set[str | None] = set()
         outer = self
 
@@ -115,6 +121,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.service.asked.append((self.command, self.path))
         self.service.tokens.add(self.headers["X-Auth-Token"])
         refused = self.service.refuses.get(self.command)
+        if self.service.token not in (None, self.headers["X-Auth-Token"]):
+            refused = 401
         if refused:
             self._say(refused)
             return None
@@ -134,13 +142,15 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         image = self._image()
+        if self.path.endswith("/file"):
+            self.service.served += 1
         if image is None:
             return
         if self.path.endswith("/file"):
             self.send_response(200)
             self.send_header("Content-Length", str(len(image.data or b"")))
             self.end_headers()
-            self.wfile.write(image.data or b"")
+            self.wfile.write((image.data or b"")[: self.service.cut_after])
         else:
             self._say(200, image.shown())
 
