@@ -246,8 +246,8 @@ uses it. 0: one attempt only.
         default=5.0,
         min=0,
         help="""
-Time, in seconds, between two looks whether a snapshot's VHD files were
-coalesced.
+Time, in seconds, between two looks whether the storage manager has merged the
+VHD files of a snapshot. Each look reads the storage repository anew.
 """,
     ),
     _renamed(
@@ -256,8 +256,8 @@ coalesced.
         default=20,
         min=0,
         help="""
-How many looks are taken before a snapshot fails because its VHD files were not
-coalesced.
+At how many looks in a row the storage manager may have done nothing before the
+VHD files of a snapshot are uploaded as they are, with a warning.
 """,
     ),
     _renamed(

@@ -32,11 +32,13 @@ from xenapi_driver.ops import (
     plugging,
     power,
     resources,
+    snapshot,
     spawn,
     startup,
 )
 from xenapi_driver.steps import server
 from xenapi_driver.xapi import errors, vm
+from xenapi_driver.xapi.coalescing import Looks
 from xenapi_driver.xapi.home import Home
 from xenapi_driver.xapi.session import Session
 
@@ -58,7 +60,7 @@ def _no_room(exc: Exception, instance: Any) -> nova_exception.NovaException:
 
 def _unusable(exc: Exception, instance: Any) -> nova_exception.NovaException:
     return nova_exception.ImageUnacceptable(
-        image_id=instance.image_ref, reason=str(exc)
+        image_id=getattr(exc, "image_id", instance.image_ref), reason=str(exc)
     )
 
 
@@ -103,6 +105,10 @@ ERROR_TABLE = (
     (errors.HostUnreachable, _unavailable),
     (errors.ConnectionLost, _unavailable),
     (errors.EventsLate, _unavailable),
+    (
+        exceptions.QuiesceImpossible,
+        lambda exc, inst: nova_exception.InstanceQuiesceNotSupported(str(exc)),
+    ),
     (
         exceptions.StopFailed,
         lambda exc, inst: nova_exception.InstancePowerOffFailure(reason=str(exc)),
@@ -171,6 +177,7 @@ class XenAPIDriver(driver.ComputeDriver):
         self._nodename = ""
         self._lifecycle: lifecycle.Lifecycle | None = None
         self._spawn: spawn.Spawn | None = None
+        self._snapshot: snapshot.SnapshotImages | None = None
         self._reserve_warned = False
 
     @property
@@ -203,17 +210,21 @@ class XenAPIDriver(driver.ComputeDriver):
     def _begin(self, home: Home, service_host: str) -> None:
         """Work with a host that is fit, and listen to what befalls its servers."""
         self._nodename = home.host.hostname
-        handler = handlers.choose(
-            CONF.xenserver.image_handler,
-            home,
-            TransferRules(
-                attempts=CONF.glance.num_retries + 1,
-                insecure=CONF.glance.insecure,
-                compression_level=CONF.xenserver.image_compression_level,
-            ),
-            startup.place(CONF, home.session),
+        opts = CONF.xenserver
+        rules = TransferRules(
+            attempts=CONF.glance.num_retries + 1,
+            insecure=CONF.glance.insecure,
+            compression_level=opts.image_compression_level,
         )
-        self._spawn = spawn.Spawn(home, CONF.xenserver.cache_images, handler)
+        place = startup.place(CONF, home.session)
+        handler = handlers.choose(opts.image_handler, home, rules, place)
+        upload = opts.image_upload_handler or opts.image_handler
+        self._snapshot = snapshot.SnapshotImages(
+            home,
+            handlers.choose(upload, home, rules, place),
+            Looks(opts.vhd_coalesce_poll_interval, opts.vhd_coalesce_max_attempts),
+        )
+        self._spawn = spawn.Spawn(home, opts.cache_images, handler)
         LOG.info(
             "Manages host %(host)s (%(uuid)s); disks go to SR %(sr)s (%(name)s).",
             {
@@ -236,7 +247,7 @@ class XenAPIDriver(driver.ComputeDriver):
         if told is not None:
             told.stop()
         session, self._session = self._session, None
-        self._home = self._spawn = None
+        self._home = self._spawn = self._snapshot = None
         if session is not None:
             session.logout()
 
@@ -416,6 +427,25 @@ class XenAPIDriver(driver.ComputeDriver):
         """The VM's VIFs and VBDs went with it, so that only disks can be left."""
         if destroy_disks:
             self.destroy(context, instance, network_info, block_device_info)
+
+    # Images of servers
+
+    def snapshot(
+        self,
+        context: Any,
+        instance: Any,
+        image_id: str,
+        update_task_state: Callable[..., object],
+    ) -> None:
+        """Fill the image, which Nova has made, with the server's root disk."""
+        if self._snapshot is None:
+            raise nova_exception.VirtDriverNotReady()
+        opts = CONF.xenserver
+        with _nova_errors(instance):
+            subject = snapshot.subject_of(
+                instance, opts.default_os_type, opts.image_compression_level
+            )
+            self._snapshot(context, subject, image_id, update_task_state)
 
     # Power
 

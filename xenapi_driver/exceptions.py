@@ -13,12 +13,14 @@ Nova's in one table::
     +-- ServerNotFound        the server has no VM on this host
     +-- StopFailed            the server's VM still runs, its removal was not begun
     +-- NotEnoughMemory       the host cannot hold the server now
+    +-- QuiesceImpossible     the guest cannot be made to write out what it has
     +-- NetworkingFailed      Neutron did not report the ports as plugged
     +-- ImageError
         +-- ImageGone         the image service does not have it
         +-- ImageUnusable     its content is damaged or of the wrong kind
         +-- ImageTooLarge     it does not fit the flavor's disk
         +-- TransferFailed    it could not be moved, after all retries
+            +-- DisksBusy     somebody wrote to the disks that were to be stored
 """
 
 
@@ -70,6 +72,10 @@ class NotEnoughMemory(DriverError):
     """The host has less free memory than the server needs."""
 
 
+class QuiesceImpossible(DriverError):
+    """A snapshot must be quiesced, and the guest cannot be."""
+
+
 class NetworkingFailed(DriverError):
     """Neutron did not say in time that the ports are plugged."""
 
@@ -99,3 +105,7 @@ class ImageTooLarge(ImageError):
 
 class TransferFailed(ImageError):
     """The image could not be moved, after all retries."""
+
+
+class DisksBusy(TransferFailed):
+    """The disks to be stored were written to, or merged, while they were read."""

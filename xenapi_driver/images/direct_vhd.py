@@ -39,6 +39,7 @@ class DirectVhd:
     """The handler: VHDs by the plugin, other disks through XAPI's import."""
 
     name = "direct_vhd"
+    longest_chain = LONGEST_CHAIN
 
     def __init__(self, home: Home, rules: TransferRules) -> None:
         self._home = home
@@ -249,6 +250,11 @@ def _image_error(
     if exc.code == "IMAGE_TOO_LARGE":
         return exceptions.ImageTooLarge(
             image_id, f"Image {image_id} does not fit the flavor's disk: {detail}"
+        )
+    if exc.code in ("BUSY", "NOT_FOUND") and done == "stored":
+        # The storage manager merges them, or has.
+        return exceptions.DisksBusy(
+            image_id, f"Image {image_id} could not be stored: {detail}"
         )
     if exc.code in (*plugins.RETRYABLE, "NOT_PERMITTED"):
         return exceptions.TransferFailed(

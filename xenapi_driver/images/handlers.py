@@ -31,9 +31,13 @@ class Handler(Protocol):
 
     A disk that comes in has no name and no keys yet: the caller gives it those. On
     a failure the SR is as it was.
+
+    :ivar longest_chain: how many VHDs it can store, where it reads their files itself;
+        None where it reads a disk as the host shows it
     """
 
     name: str
+    longest_chain: int | None
 
     @staticmethod
     def check_sr(record: SrRecord, path: str | None) -> None:

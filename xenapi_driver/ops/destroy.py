@@ -6,14 +6,11 @@ from __future__ import annotations
 from oslo_log import log as logging
 
 from xenapi_driver import exceptions
-from xenapi_driver.steps.build import INSTANCE_KEY
+from xenapi_driver.steps.build import INSTANCE_KEY, VOLUME_KEY
 from xenapi_driver.xapi import errors, vbd, vdi, vm
 from xenapi_driver.xapi.home import Home
 
 LOG = logging.getLogger(__name__)
-
-# VBD.other_config key of a disk that is a volume: never destroyed with the VM.
-VOLUME_KEY = "osvol"
 
 
 def destroy(home: Home, name: str, instance_uuid: str, disks_too: bool = True) -> None:

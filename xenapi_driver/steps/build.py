@@ -15,6 +15,9 @@ GIB = 2**30
 # XAPI's names of the flavor's disks in VDI.other_config: what clean-up tools read.
 INSTANCE_KEY = "nova_instance_uuid"
 DISK_TYPE_KEY = "nova_disk_type"
+# In VBD.other_config of a disk that is a volume: never destroyed with its VM, and no
+# image is made of it.
+VOLUME_KEY = "osvol"
 # In VM.other_config: how everybody tells whose VM it is.
 VM_INSTANCE_KEY = "nova_uuid"
 

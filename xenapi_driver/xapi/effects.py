@@ -294,6 +294,20 @@ def _copied_disk(
     return _only(found)
 
 
+def _snapshotted_disk(
+    verb: str, args: Sequence[Any], when: Snapshots
+) -> str | Unknown | None:
+    """A snapshot names its original."""
+    before, after = (one[VdiRecord] for one in when)
+    return _only(
+        [
+            one.ref
+            for one in after.values()
+            if one.snapshot_of == args[0] and one.ref not in before
+        ]
+    )
+
+
 def _copied_vm(verb: str, args: Sequence[Any], when: Snapshots) -> str | Unknown | None:
     """A clone or snapshot of a VM has the name that it was given."""
     before, after = (one[VmRecord] for one in when)
@@ -315,7 +329,8 @@ _RULES: dict[tuple[str, str], Rule] = {
     ("VM", "pool_migrate"): _moved,
     **{(kind, verb): _plugged for kind in ("VBD", "VIF") for verb in _ATTACHED},
     **{("PBD", verb): _plugged for verb in ("plug", "unplug")},
-    **{("VDI", verb): _copied_disk for verb in ("clone", "copy", "snapshot")},
+    **{("VDI", verb): _copied_disk for verb in ("clone", "copy")},
+    ("VDI", "snapshot"): _snapshotted_disk,
     ("VDI", "resize"): _resized,
     ("task", "create"): _made_task,
 }

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from xenapi_driver.xapi import errors
-from xenapi_driver.xapi.client import Client, existing
+from xenapi_driver.xapi.client import Client, existing, or_none
 
 # How long the event of a disk that a scan found may take.
 _SCAN_EVENT_SECONDS = 5.0
@@ -23,6 +23,8 @@ class VdiRecord:
     :ivar physical_utilisation: bytes that it takes in the SR
     :ivar managed: False for a hidden parent that others are based on
     :ivar current_operations: names by the reference of the task
+    :ivar snapshot_of: the disk that it is a snapshot of; None for one that is none, or
+        whose original is gone
     """
 
     XAPI_CLASS: ClassVar[str] = "VDI"
@@ -39,6 +41,8 @@ class VdiRecord:
     sm_config: Mapping[str, str]
     managed: bool
     current_operations: Mapping[str, str]
+    is_a_snapshot: bool
+    snapshot_of: str | None
 
     @classmethod
     def from_xapi(cls, ref: str, rec: Mapping[str, Any]) -> VdiRecord:
@@ -55,6 +59,8 @@ class VdiRecord:
             sm_config=rec["sm_config"],
             managed=rec["managed"],
             current_operations=rec["current_operations"],
+            is_a_snapshot=rec["is_a_snapshot"],
+            snapshot_of=or_none(rec["snapshot_of"]),
         )
 
 
@@ -150,6 +156,23 @@ def clone(
     Name and other_config are those of the original.
     """
     return str(session.call("VDI.clone", ref, driver_params or {}))
+
+
+def snapshot(session: Client, ref: str) -> str:
+    """Keep a disk as it is now, in use or not; return the snapshot.
+
+    Name and other_config are those of the original.
+
+    :raises SrFull: no room
+    """
+    return str(session.call("VDI.snapshot", ref, {}))
+
+
+def snapshots_of(session: Client, ref: str) -> list[VdiRecord]:
+    """Return the snapshots of a disk, whoever made them."""
+    return [
+        one for one in session.records[VdiRecord].values() if one.snapshot_of == ref
+    ]
 
 
 def copy(

@@ -17,7 +17,7 @@ SRS = ["OpaqueRef:sr1", "OpaqueRef:sr2"]
 
 def disk(ref: str, name: str, sr: str) -> VdiRecord:
     return VdiRecord(
-        ref, f"uuid of {ref}", name, 1, 1, sr, (), {}, {}, True, {}
+        ref, f"uuid of {ref}", name, 1, 1, sr, (), {}, {}, True, {}, False, None
     )  # fmt: skip
 
 

@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Snapshots: what the image holds, what is left on the host, what Nova is told."""
+
+from __future__ import annotations
+
+import pytest
+from nova import exception as nova_exception
+from nova.compute import task_states
+
+from tests import builders
+from tests.breaking import on_host
+from tests.dom0.glance_server import Trouble
+from tests.functional.snapshots import Snapshots, unpacked
+
+SAID = [
+    (task_states.IMAGE_PENDING_UPLOAD, None),
+    (task_states.IMAGE_UPLOADING, task_states.IMAGE_PENDING_UPLOAD),
+]
+MIB = builders.MIB
+
+
+@pytest.fixture
+def rig(bare_rig, tarball):
+    """A rig that looks often, and asks no service twice."""
+    bare_rig.set_option("vhd_coalesce_poll_interval", 0.2)
+    bare_rig.set_option("num_retries", 1, "glance")
+    bare_rig.start()
+    bare_rig.image_id = bare_rig.add_image(tarball)
+    return bare_rig
+
+
+@pytest.fixture
+def snapshots(rig):
+    return Snapshots(rig)
+
+
+def test_the_image_holds_what_the_running_server_had_written(rig, snapshots):
+    server = snapshots.server()
+    server.write(5 * MIB, b"written by the guest")
+    before = on_host(rig)
+    image = snapshots.take(server)
+    assert snapshots.said == SAID
+    assert image.status == "active"
+    assert (image.fields["disk_format"], image.fields["container_format"]) == (
+        "vhd", "ovf",
+    )  # fmt: skip
+    assert unpacked(rig, image)[1] == server.written
+    assert server.vm["power_state"] == "Running"
+    assert on_host(rig) == before
+
+
+def test_a_snapshot_boots_and_so_does_a_snapshot_of_that(rig, snapshots):
+    server = snapshots.server()
+    for number in range(2):
+        server.write((3 + number) * MIB, b"generation %d" % number)
+        image = snapshots.take(server)
+        other = snapshots.server(image.identity)
+        assert other.read_back == server.written
+        other.content = server.content
+        server = other
+
+
+def test_what_is_written_between_snapshots_is_in_the_later_one(rig, snapshots):
+    server = snapshots.server()
+    images, expected = [], []
+    for number in range(4):
+        server.write(number * 3 * MIB, b"number %d" % number * 1000)
+        images.append(snapshots.take(server))
+        expected.append(server.written)
+    server.write(MIB, b"after all of them")
+    assert [unpacked(rig, image)[1] for image in images] == expected
+    assert rig.sim.settle_storage()
+    assert server.read_back == server.written
+
+
+@pytest.mark.parametrize("state", ["Halted", "Paused", "Suspended"])
+def test_a_server_that_does_not_run_is_snapshotted_as_it_is(rig, snapshots, state):
+    server = snapshots.server()
+    server.write(7 * MIB, b"before it stopped")
+    verb = {"Halted": "hard_shutdown", "Paused": "pause", "Suspended": "suspend"}
+    rig.host.call(f"VM.{verb[state]}", server.vm["uuid"])
+    image = snapshots.take(server)
+    assert unpacked(rig, image)[1] == server.written
+    assert server.vm["power_state"] == state
+
+
+@pytest.mark.parametrize(
+    ("image_said", "wanted", "found"),
+    [("", True, "True"), ("", False, "False"), ("disabled", False, "disabled")],
+)
+def test_properties_are_kept(rig, snapshots, image_said, wanted, found):
+    rig.set_option("default_os_type", "plan9")
+    system = {"image_auto_disk_config": image_said} if image_said else {}
+    server = snapshots.server(
+        os_type=None, system_metadata=system, auto_disk_config=wanted
+    )
+    image = snapshots.take(server)
+    assert image.fields["auto_disk_config"] == found
+    assert image.fields["os_type"] == "plan9"
+
+
+def test_the_compression_level_is_noted(bare_rig, tarball):
+    bare_rig.set_option("image_compression_level", 7)
+    bare_rig.start()
+    bare_rig.image_id = bare_rig.add_image(tarball)
+    image = Snapshots(bare_rig).take(Snapshots(bare_rig).server())
+    assert image.fields["xenapi_image_compression_level"] == "7"
+
+
+def test_an_image_deleted_meanwhile_ends_it_quietly(rig, snapshots):
+    server = snapshots.server()
+    before = on_host(rig)
+    image = snapshots.image()
+    del rig.images.images[image.identity]
+    with pytest.raises(nova_exception.ImageNotFound, match=image.identity):
+        snapshots.take(server, image)
+    assert rig.images.puts() == 0
+    assert on_host(rig) == before
+
+
+def test_a_server_being_deleted_ends_it(rig, snapshots):
+    server = snapshots.server()
+    before = on_host(rig)
+
+    def tell(task_state, expected_state=None):
+        if task_state == task_states.IMAGE_UPLOADING:
+            raise nova_exception.UnexpectedDeletingTaskStateError(
+                instance_uuid=server.instance.uuid, expected={}, actual={}
+            )
+
+    snapshots.tell = tell
+    image = snapshots.image()
+    with pytest.raises(nova_exception.UnexpectedDeletingTaskStateError):
+        snapshots.take(server, image)
+    assert (image.status, rig.images.puts()) == ("queued", 0)
+    assert on_host(rig) == before
+
+
+def test_a_server_deleted_while_it_is_snapshotted_is_gone(rig, snapshots):
+    server = snapshots.server()
+
+    def tell(task_state, expected_state=None):
+        rig.destroy(server.instance)
+        for left in rig.host.records("VDI", is_a_snapshot=True):
+            rig.host.destroy("VDI", left["uuid"])
+
+    snapshots.tell = tell
+    with pytest.raises(nova_exception.InstanceNotFound):
+        snapshots.take(server)
+
+
+def test_a_server_without_a_vm_is_not_found(rig, snapshots):
+    server = snapshots.server()
+    rig.destroy(server.instance)
+    with pytest.raises(nova_exception.InstanceNotFound):
+        snapshots.take(server)
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [Trouble(status=503), Trouble(after=100_000, hang_up=True), Trouble(status=413)],
+    ids=["says no", "hangs up", "quota"],
+)
+def test_an_upload_that_fails_leaves_no_half_image(rig, snapshots, trouble):
+    server = snapshots.server()
+    before = on_host(rig)
+    image = snapshots.image()
+    rig.images.troubles = [trouble] * 50
+    with pytest.raises(nova_exception.NovaException, match=image.identity):
+        snapshots.take(server, image)
+    assert (image.status, image.data) == ("queued", None)
+    assert on_host(rig) == before
+
+
+def test_one_upload_that_breaks_off_is_begun_anew(rig, snapshots):
+    server = snapshots.server()
+    rig.images.troubles = [Trouble(after=100_000, hang_up=True)]
+    image = snapshots.take(server)
+    assert unpacked(rig, image)[1] == server.written
+
+
+@pytest.mark.parametrize("others", [0, 12])
+def test_requests(rig, snapshots, others):
+    """Whatever else is on the SR."""
+    server = snapshots.server()
+    for _ in range(others):
+        rig.host.xenapi.VDI.clone(
+            rig.host.xenapi.VDI.get_by_uuid(server.disk["uuid"]), {}
+        )
+    assert rig.driver.get_info(server.instance).state == 1
+    with rig.recording() as made:
+        snapshots.take(server)
+    assert len(made) <= 6, made
+    assert "SR.scan" not in list(made)
+
+
+def test_a_guest_that_must_be_quiesced_has_to_be_stopped(rig, snapshots):
+    server = snapshots.server(system_metadata={"image_os_require_quiesce": "yes"})
+    before = on_host(rig)
+    with pytest.raises(nova_exception.InstanceQuiesceNotSupported, match="stop the"):
+        snapshots.take(server)
+    assert on_host(rig) == before
+    rig.host.call("VM.hard_shutdown", server.vm["uuid"])
+    rig.driver.home.session.events.barrier()
+    assert snapshots.take(server).status == "active"
+
+
+def test_a_snapshot_that_cannot_be_removed_does_no_harm(rig, snapshots):
+    server = snapshots.server()
+    rig.sim.faults.add("VDI.destroy", ["VDI_IN_USE", "OpaqueRef:x", "destroy"])
+    image = snapshots.take(server)
+    assert image.status == "active"
+    assert len(rig.host.records("VDI", is_a_snapshot=True)) == 1
+    # The next one takes it with it.
+    snapshots.take(server)
+    assert rig.host.records("VDI", is_a_snapshot=True) == []
+
+
+def test_an_operators_snapshots_are_left_alone(rig, snapshots):
+    server = snapshots.server()
+    disk = rig.host.xenapi.VDI.get_by_uuid(server.disk["uuid"])
+    own = rig.host.xenapi.VDI.snapshot(disk, {})
+    snapshots.take(server)
+    snapshots.take(server)
+    (left,) = rig.host.records("VDI", is_a_snapshot=True)
+    assert left["uuid"] == rig.host.record("VDI", own)["uuid"]
