@@ -89,15 +89,14 @@ def faults(rig: fixtures.Rig) -> dict[str, int]:
     """
     bystander = builders.instance(rig.image_id)
     rig.spawn(bystander)
+    build = breaking.spawning(rig)
+    troubles = {**breaking.TROUBLES, **breaking.SURVIVED}
     broken = [
         one
-        for trouble in (
-            breaking.REFUSED,
-            breaking.REFUSED_AFTER,
-            *breaking.SURVIVED.values(),
-        )
-        for one in breaking.break_everywhere(rig, trouble)
+        for name, trouble in troubles.items()
+        for one in breaking.break_calls(rig, build, name, trouble)
     ]
+    broken += breaking.break_steps(rig, build)
     return {
         "faults.injected": len(broken),
         "faults.left_over": sum(one.after != one.before for one in broken),

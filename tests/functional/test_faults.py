@@ -9,28 +9,14 @@ from nova import exception as nova_exception
 from tests import breaking, builders
 
 
-@pytest.mark.parametrize(
-    "trouble",
-    [breaking.REFUSED, breaking.REFUSED_AFTER],
-    ids=["refused", "answer-lost"],
-)
-def test_a_build_broken_at_any_call_leaves_nothing(rig, trouble):
-    bystander = builders.instance(rig.image_id)
-    rig.spawn(bystander)
-    broken = list(breaking.break_everywhere(rig, trouble))
-    assert len(broken) >= 9
-    for one in broken:
-        assert one.failed, f"a fault in {one.method} went unnoticed"
-        assert one.after == one.before, f"left over after {one.method} ({one.number})"
-    assert rig.driver.get_info(bystander).state == 1
-
-
 @pytest.mark.parametrize("name", breaking.SURVIVED)
 def test_a_build_survives_trouble_at_any_call(rig, name):
     """Features, 204: it ends well, or it is undone."""
     bystander = builders.instance(rig.image_id)
     rig.spawn(bystander)
-    broken = list(breaking.break_everywhere(rig, breaking.SURVIVED[name]))
+    build = breaking.spawning(rig)
+    trouble = breaking.SURVIVED[name]
+    broken = list(breaking.break_calls(rig, build, name, trouble))
     assert len(broken) >= 10
     for one in broken:
         assert one.after == one.before, f"left over after {one.method} ({one.number})"

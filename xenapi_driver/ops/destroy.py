@@ -27,8 +27,11 @@ def destroy(home: Home, name: str, instance_uuid: str, disks_too: bool = True) -
     """
     try:
         record = vm.find_server(home.session, name, instance_uuid)
+        disks = _own_disks(home, record, instance_uuid)
         # A build that broke off may have left a disk beside its VM.
-        disks = _own_disks(home, record) or _orphans(home, name, instance_uuid)
+        disks += [
+            ref for ref in _orphans(home, instance_uuid) if ref not in disks
+        ]
         if record is not None and record.power_state != "Halted":
             _stop_hard(home, record.ref)
     except errors.XapiError as exc:
@@ -51,21 +54,30 @@ def _stop_hard(home: Home, ref: str) -> None:
         LOG.debug("VM was stopped meanwhile: %s", exc)
 
 
-def _own_disks(home: Home, record: vm.VmRecord | None) -> list[str]:
-    """Return the VDIs that go with the VM, if there is one: no volumes, no CDs."""
+def _own_disks(home: Home, record: vm.VmRecord | None, uuid: str) -> list[str]:
+    """Return the VDIs that go with the VM, if there is one: no volumes.
+
+    Of what is in its CD drives only what was made for it.
+    """
     if record is None:
         return []
-    return [
-        v.vdi
-        for v in vbd.of_vm(home.session, record.ref)
-        if v.vdi is not None and v.type == "Disk" and VOLUME_KEY not in v.other_config
-    ]
+    known = home.session.records[vdi.VdiRecord]
+    found = []
+    for drive in vbd.of_vm(home.session, record.ref):
+        disk = known.get(drive.vdi or "")
+        if disk is None or VOLUME_KEY in drive.other_config:
+            continue
+        if drive.type == "Disk" or disk.other_config.get(INSTANCE_KEY) == uuid:
+            found.append(disk.ref)
+    return found
 
 
-def _orphans(home: Home, name: str, instance_uuid: str) -> list[str]:
-    """Return disks of the server that outlived its VM."""
+def _orphans(home: Home, instance_uuid: str) -> list[str]:
+    """Return disks that were made for the server and are in no VM."""
     return [
-        v.ref
-        for v in vdi.find_by_name(home.session, name)
-        if v.other_config.get(INSTANCE_KEY) == instance_uuid
+        disk.ref
+        for disk in home.session.records[vdi.VdiRecord].values()
+        if disk.other_config.get(INSTANCE_KEY) == instance_uuid
+        and disk.managed
+        and not disk.vbds
     ]
