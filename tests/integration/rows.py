@@ -119,7 +119,7 @@ class Api:
 
     def create(self, name: str, node: str, **choices: Any) -> str:
         """Ask for a server on a node; its id. ``wait_server`` waits for it."""
-        fields = {"networks": "none", **choices}
+        fields: dict[str, Any] = {"networks": "none", **choices}
         # A zone that names a host: the scheduler does not choose.
         zone = f"nova:{node}"
         made = self.sdk.compute.create_server(

@@ -13,7 +13,8 @@ import pytest
 
 from demo.cloud import Cloud
 from demo.node import Node
-from tests.integration import leftovers
+from tests.integration import guest_image, leftovers
+from tests.integration.real_guest import RealGuest
 from tests.integration.rows import Matrix, Outcome, Row
 
 HANDLERS = {"direct": "direct_vhd", "remote": "vdi_remote_stream",
@@ -69,6 +70,14 @@ def results(request, matrix, outcomes):
 @pytest.mark.parametrize("row", ROWS, ids=str)
 def test_row(results, row):
     results[row].result()
+
+
+def test_real_guest(matrix):
+    """A Linux boots from its server's disks and sees what it was given."""
+    absent = guest_image.missing()
+    if absent:
+        pytest.skip(f"missing: {', '.join(absent)}")
+    RealGuest(matrix, "direct-ext").run()
 
 
 @pytest.mark.parametrize("place", PLACES)

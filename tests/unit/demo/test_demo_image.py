@@ -9,6 +9,7 @@ import pytest
 
 from demo import image
 from demo.failure import DemoFailure
+from xenapi_driver.sim.storage import vhd
 
 TOOLS = ("mke2fs", "debugfs", "qemu-img")
 
@@ -57,3 +58,25 @@ def test_broken_disk_is_refused_in_words(made, tmp_path):
     broken.write_bytes(made.path.with_name("0.vhd").read_bytes()[:100])
     with pytest.raises(DemoFailure):
         image.read_back(broken, tmp_path / "read")
+
+
+def test_what_a_disk_has_beyond_its_parents_is_read(tmp_path):
+    mib = 1 << 20
+    base, middle, leaf = (tmp_path / f"{name}.vhd" for name in ("c", "b", "a"))
+    for path, parent, size in ((base, None, 4), (middle, base, 8), (leaf, middle, 16)):
+        first = vhd.VhdFile(parent).footer.size if parent else 4 * mib
+        vhd.create(path, first, parent)
+        with vhd.VhdFile(path, writable=True) as disk:
+            disk.grow(size * mib)
+            # The last block of each, and the first one of the base.
+            disk.write_sectors(size // 2 - 1, 0, path.name[:1].encode() * 512)
+            if not parent:
+                disk.write_sectors(0, 0, b"0" * 512)
+    raw = tmp_path / "raw"
+    image.run(["/usr/bin/python3", str(image.READER), str(leaf), str(raw)])
+    content = raw.read_bytes()
+    assert len(content) == 16 * mib
+    found = {at: content[at : at + 1] for at in range(0, 16 * mib, 2 * mib)}
+    wanted = {0: b"0", 2 * mib: b"c", 6 * mib: b"b", 14 * mib: b"a"}
+    assert {at: byte for at, byte in found.items() if byte != b"\0"} == wanted
+    assert content.count(0) == len(content) - 4 * 512
