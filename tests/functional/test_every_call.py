@@ -10,6 +10,7 @@ from __future__ import annotations
 import pytest
 
 from tests import breaking, builders
+from tests.functional.snapshots import Snapshots
 
 # How an error that the host answered is told to the operator.
 NAMES_THE_CAUSE = ("refused", "refused after")
@@ -79,3 +80,42 @@ def test_removals_broken_at_every_call(rig, bystander, capsys):
     broken = every_call(rig, breaking.destroying(rig))
     assert len(broken) >= 12
     judge(rig, bystander, broken, capsys)
+
+
+def snapshotting(rig):
+    """Return the snapshot of a server that was there; its image is thrown away."""
+    snapshots = Snapshots(rig)
+    server = snapshots.server()
+    server.write(5 * builders.MIB, b"what its guest wrote")
+
+    def settle(image):
+        server.write(6 * builders.MIB, b"and goes on writing")
+        assert image.status == "active" or image.data is None, "half an upload"
+        assert rig.sim.settle_storage()
+        assert server.read_back == server.written
+
+    return breaking.Operation(
+        snapshots.image, lambda image: snapshots.take(server, image), settle
+    )
+
+
+@pytest.fixture
+def hasty(rig):
+    """A rig that looks often for what is merged, and asks no service twice."""
+    rig.set_option("vhd_coalesce_poll_interval", 0.1)
+    rig.set_option("num_retries", 0, "glance")
+    rig.driver.cleanup_host("compute1")
+    rig.start()
+    return rig
+
+
+def test_snapshots_broken_at_every_call(hasty, bystander, capsys):
+    broken = every_call(hasty, snapshotting(hasty))
+    assert len(broken) >= 15
+    judge(hasty, bystander, broken, capsys)
+
+
+def test_snapshots_broken_at_every_step(hasty, bystander, capsys):
+    broken = list(breaking.break_steps(hasty, snapshotting(hasty)))
+    assert len(broken) >= 12
+    judge(hasty, bystander, broken, capsys)

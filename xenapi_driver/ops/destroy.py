@@ -73,11 +73,15 @@ def _own_disks(home: Home, record: vm.VmRecord | None, uuid: str) -> list[str]:
 
 
 def _orphans(home: Home, instance_uuid: str) -> list[str]:
-    """Return disks that were made for the server and are in no VM."""
+    """Return disks that were made for the server and are in no VM.
+
+    A snapshot of its disk may be on its way to an image, which comes to its end.
+    """
     return [
         disk.ref
         for disk in home.session.records[vdi.VdiRecord].values()
         if disk.other_config.get(INSTANCE_KEY) == instance_uuid
         and disk.managed
+        and not disk.is_a_snapshot
         and not disk.vbds
     ]

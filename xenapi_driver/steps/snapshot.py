@@ -18,6 +18,10 @@ from xenapi_driver.xapi.home import Home
 
 LOG = logging.getLogger(__name__)
 
+# How often a snapshot that is no longer needed is destroyed, and the pause between.
+_DROP_ATTEMPTS = 3
+_DROP_PAUSE_SECONDS = 1.0
+
 # In VDI.other_config of a snapshot of ours: for which image it was taken, and by the
 # service of which host. Snapshots without them are an operator's, and are left alone.
 IMAGE_KEY = "nova_snapshot_image"
@@ -201,16 +205,25 @@ class DropSnapshot(flow.Step[Taken]):
 
     def run(self, state: Taken) -> None:
         for ref in (state.copy, state.vdi):
-            try:
-                if ref is not None:
-                    vdi.destroy(self._home.session, ref)
-            except errors.XapiError as exc:
-                LOG.warning(
-                    "Snapshot %(vdi)s stays in the SR until the next one of the server "
-                    "or the next start: %(error)s",
-                    {"vdi": state.chain[0].uuid, "error": exc},
-                )
+            if ref is not None:
+                self._dropped(ref, state.chain[0].uuid)
         state.copy = state.vdi = None
+
+    def _dropped(self, ref: str, uuid: str) -> None:
+        """Destroy it; the storage manager may be at it when it is asked first."""
+        for left in reversed(range(_DROP_ATTEMPTS)):
+            try:
+                vdi.destroy(self._home.session, ref)
+                return
+            except errors.XapiError as exc:
+                if not left:
+                    LOG.warning(
+                        "Snapshot %(vdi)s stays in the SR until the next one of the "
+                        "server or the next start: %(error)s",
+                        {"vdi": uuid, "error": exc},
+                    )
+                    return
+            time.sleep(_DROP_PAUSE_SECONDS)
 
 
 def remove_interrupted(home: Home) -> int:
