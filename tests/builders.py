@@ -110,6 +110,7 @@ def instance(image_id: str, **changes: object) -> objects.Instance:
         "system_metadata": {},
         "pci_devices": objects.PciDeviceList(objects=[]),
         "trusted_certs": None,
+        "auto_disk_config": False,
     }
     values.update(changes)
     return objects.Instance(**values)

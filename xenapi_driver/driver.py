@@ -9,6 +9,7 @@ base class; the support matrix lists it.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import json
 from collections.abc import Callable, Iterator
@@ -28,6 +29,7 @@ from xenapi_driver.ops import (
     cpu_traits,
     destroy,
     fitness,
+    guests,
     lifecycle,
     plugging,
     power,
@@ -37,7 +39,7 @@ from xenapi_driver.ops import (
     startup,
 )
 from xenapi_driver.steps import server
-from xenapi_driver.xapi import errors, vm
+from xenapi_driver.xapi import errors, pool, release, vm
 from xenapi_driver.xapi.coalescing import Looks
 from xenapi_driver.xapi.home import Home
 from xenapi_driver.xapi.session import Session
@@ -178,6 +180,7 @@ class XenAPIDriver(driver.ComputeDriver):
         self._lifecycle: lifecycle.Lifecycle | None = None
         self._spawn: spawn.Spawn | None = None
         self._snapshot: snapshot.SnapshotImages | None = None
+        self._cpus: frozenset[int] = frozenset()
         self._reserve_warned = False
 
     @property
@@ -225,6 +228,11 @@ class XenAPIDriver(driver.ComputeDriver):
             Looks(opts.vhd_coalesce_poll_interval, opts.vhd_coalesce_max_attempts),
         )
         self._spawn = spawn.Spawn(home, opts.cache_images, handler)
+        self._cpus = startup.servers_cpus(home.host)
+        self.capabilities = {
+            **type(self).capabilities,
+            "supports_secure_boot": pool.secure_boot_ready(home.session),
+        }
         LOG.info(
             "Manages host %(host)s (%(uuid)s); disks go to SR %(sr)s (%(name)s).",
             {
@@ -264,7 +272,16 @@ class XenAPIDriver(driver.ComputeDriver):
         home = self.home
         session = home.session
         with _nova_errors(None):
-            return resources.resources(session.records, session.host_ref, home.sr_uuid)
+            found = resources.resources(
+                session.records, session.host_ref, home.sr_uuid
+            )
+        # Where some are set aside for servers, there are no others for them.
+        vcpus = len(self._cpus) or found.vcpus
+        return dataclasses.replace(found, vcpus=vcpus)
+
+    def _abilities(self) -> release.Abilities:
+        """What our host's guests can have; no request."""
+        return guests.abilities(self.home, self.capabilities["supports_secure_boot"])
 
     def get_available_resource(self, nodename: str) -> dict[str, Any]:
         found = self._resources()
@@ -299,7 +316,7 @@ class XenAPIDriver(driver.ComputeDriver):
     def update_provider_tree(
         self, provider_tree: Any, nodename: str, allocations: Any = None
     ) -> None:
-        """Report VCPU, MEMORY_MB and DISK_GB, and the traits of the processors."""
+        """Report VCPU, MEMORY_MB and DISK_GB, and what guests can have as traits."""
         found = self._resources()
         classes = resources.inventories(
             found,
@@ -313,13 +330,14 @@ class XenAPIDriver(driver.ComputeDriver):
         if provider_tree.has_sharing_provider("DISK_GB"):
             classes.pop("DISK_GB", None)
         provider_tree.update_inventory(nodename, classes)
-        traits = cpu_traits.traits(
+        traits = guests.traits(self._abilities()) | cpu_traits.traits(
             found.featuresets,
             found.cpu_info["topology"]["threads"],
             found.architectures,
         )
+        owned = cpu_traits.OWNED | guests.OWNED
         provider_tree.add_traits(nodename, *traits)
-        provider_tree.remove_traits(nodename, *(cpu_traits.OWNED - traits))
+        provider_tree.remove_traits(nodename, *(owned - traits))
 
     def get_host_uptime(self) -> str:
         """Tell since when the host is up, in the style of uptime(1)."""
@@ -389,8 +407,11 @@ class XenAPIDriver(driver.ComputeDriver):
                 CONF.vif_plugging_timeout,
                 CONF.vif_plugging_is_fatal,
             )
+            guest = guests.guest(
+                CONF, self._abilities(), self._cpus, instance, image_meta
+            )
             self._spawn(
-                server.server_of(instance, image_meta, network_info),
+                server.server_of(instance, image_meta, network_info, guest),
                 spawn.Request(
                     context,
                     plugged,

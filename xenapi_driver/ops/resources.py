@@ -13,11 +13,10 @@ from typing import Any
 from oslo_log import log as logging
 
 from xenapi_driver import exceptions
-from xenapi_driver.xapi import memory
+from xenapi_driver.xapi import memory, pool, release
 from xenapi_driver.xapi.host import HostRecord
 from xenapi_driver.xapi.host_metrics import HostMetricsRecord
 from xenapi_driver.xapi.pci import PciRecord
-from xenapi_driver.xapi.pool import PoolRecord
 from xenapi_driver.xapi.sr import SrRecord
 from xenapi_driver.xapi.tables import Snapshot, Table
 
@@ -99,7 +98,7 @@ def resources(snapshot: Snapshot, host_ref: str, sr_uuid: str) -> Resources:
         cpu_info=_cpu_info(host),
         featuresets=_featuresets(snapshot, host),
         hypervisor_version=_version(host),
-        supported=_supported(host),
+        supported=_supported(host, _runs_pv(snapshot, host)),
         pci_devices=tuple(pci_devices(snapshot, host_ref)),
         booted=_booted(host),
     )
@@ -161,8 +160,7 @@ def _featuresets(snapshot: Snapshot, host: HostRecord) -> tuple[str, ...]:
     are what it and its pool give to a guest that starts.
     """
     told = [host.cpu_info.get("features_hvm"), host.cpu_info.get("features_hvm_host")]
-    for pool in snapshot[PoolRecord].values():
-        told.append(pool.cpu_info.get("features_hvm_host"))
+    told.append(pool.only(snapshot).cpu_info.get("features_hvm_host"))
     return tuple(text for text in told if text)
 
 
@@ -175,12 +173,16 @@ def _version(host: HostRecord) -> int:
     return major * 1_000_000 + minor * 1_000 + patch
 
 
-def _supported(host: HostRecord) -> tuple[tuple[str, str, str], ...]:
+def _runs_pv(snapshot: Snapshot, host: HostRecord) -> bool:
+    return release.abilities(host, pool.only(snapshot), secure_boot=False).pv
+
+
+def _supported(host: HostRecord, pv: bool) -> tuple[tuple[str, str, str], ...]:
     """Return what guests the capabilities ``<abi>-<version>-<arch>`` allow.
 
-    Servers are HVM or PVH guests: what a host says of PV is not for them.
+    :param pv: the release runs paravirtual guests; Xen says so of dom0's sake alone
     """
-    found = set()
+    found = {("x86_64", "xen", "xen")} if pv else set()
     for text in host.capabilities:
         abi, _, rest = text.partition("-")
         arch = _ARCHITECTURES.get(rest.rpartition("-")[2])

@@ -16,7 +16,7 @@ from xenapi_driver.images import cache as image_cache
 from xenapi_driver.images import fetching, kinds
 from xenapi_driver.images import source as image_source
 from xenapi_driver.images.handlers import Handler
-from xenapi_driver.steps import disks, vifs
+from xenapi_driver.steps import devices, disks, vifs, xenstore_data
 from xenapi_driver.steps import vm as vm_steps
 from xenapi_driver.steps.build import Built, Server
 from xenapi_driver.xapi import memory, vdi, vm
@@ -40,7 +40,6 @@ def refuse_unsupported(instance: Any, injected_files: list, volumes: list) -> No
         "an ephemeral disk": bool(instance.flavor.ephemeral_gb),
         "a swap disk": bool(instance.flavor.swap),
         "injected files": bool(injected_files),
-        "PCI devices": bool(instance.pci_devices and instance.pci_devices.objects),
     }
     asked = [name for name, wished in wishes.items() if wished]
     if asked:
@@ -122,9 +121,13 @@ class Spawn:
             vm_steps.AttachDisks(self._home),
             vifs.CreateVifs(self._home, server),
         ]
+        if server.guest.vtpm:
+            steps.append(devices.CreateVtpm(self._home))
         if request.power_on:
             starting = vm_steps.StartPaused(self._home, request.until_plugged)
             steps.append(starting)
+            if xenstore_data.HOSTNAME_KEY in server.guest.xenstore_data:
+                steps.append(vm_steps.ForgetHostname(self._home))
             steps.append(vm_steps.Unpause(self._home))
         flow.run_flow(steps, Built(), progress.step_done)
 

@@ -10,6 +10,8 @@ import functools
 import pathlib
 from collections.abc import Callable
 
+from nova import exception as nova_exception
+from nova.virt import hardware
 from oslo_config import cfg
 from oslo_log import log as logging
 
@@ -116,15 +118,40 @@ def find_storage(
 
 
 def check_guests(record: host.HostRecord) -> None:
-    """Refuse a host that runs no HVM guests, as the driver makes no other.
+    """Refuse a host that runs no HVM guests, as the driver makes few others.
 
     :raises exceptions.UnfitHost: it does not
+    :raises exceptions.UnfitConfiguration: see :func:`servers_cpus`
     """
+    servers_cpus(record)
     if not any(word.startswith("hvm-") for word in record.capabilities):
         raise exceptions.UnfitHost(
             f"Host {record.hostname} cannot run HVM guests",
             "switch on Intel VT-x or AMD-V in its firmware and start it again",
         )
+
+
+def servers_cpus(record: host.HostRecord) -> frozenset[int]:
+    """Return the host's processors that servers may use; none: all.
+
+    :raises exceptions.UnfitConfiguration: the host has not all of them
+    """
+    try:
+        found = hardware.get_cpu_shared_set() or hardware.get_vcpu_pin_set() or ()
+    except nova_exception.Invalid as exc:
+        raise exceptions.UnfitConfiguration(
+            f"[compute] cpu_shared_set cannot be understood ({exc})",
+            "write it as in 4-12,^8,15",
+        ) from exc
+    count = int(record.cpu_info["cpu_count"])
+    missing = [cpu for cpu in sorted(found) if cpu >= count]
+    if missing:
+        raise exceptions.UnfitConfiguration(
+            f"[compute] cpu_shared_set names processor {missing[0]}, and host "
+            f"{record.hostname} has {count}",
+            f"name some from 0 to {count - 1}",
+        )
+    return frozenset(found)
 
 
 def check_compute_vm(conf: cfg.ConfigOpts, session: Session) -> str | None:

@@ -51,11 +51,13 @@ class Port:
     """A Neutron port that becomes a VIF.
 
     :ivar mtu: bytes
+    :ivar xenstore_data: its addresses, for agents in the guest
     """
 
     port_id: str
     mac: str
     mtu: int
+    xenstore_data: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -111,8 +113,12 @@ class Built:
     """What exists on the host so far; the steps fill it.
 
     :ivar disks: by their position; whose step put one in takes it out in its undo
+    :ivar kernel: path in dom0 of what boots; "" where the disk has it
+    :ivar ramdisk: likewise
     """
 
     disks: dict[str, Attached] = field(default_factory=dict)
+    kernel: str = ""
+    ramdisk: str = ""
     vm: str | None = None
     vifs: list[str] = field(default_factory=list)

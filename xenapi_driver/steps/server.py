@@ -7,11 +7,14 @@ from typing import Any
 
 from xenapi_driver import exceptions
 from xenapi_driver.images import kinds
+from xenapi_driver.steps import xenstore_data
 from xenapi_driver.steps.build import Network, Port, Server
 from xenapi_driver.steps.guest import Guest
 
 
-def server_of(instance: Any, image_meta: Any, network_info: Any) -> Server:
+def server_of(
+    instance: Any, image_meta: Any, network_info: Any, guest: Guest
+) -> Server:
     """Return what the steps need to know of Nova's instance.
 
     :param image_meta: Nova's ImageMeta
@@ -31,11 +34,7 @@ def server_of(instance: Any, image_meta: Any, network_info: Any) -> Server:
         memory_mb=flavor.memory_mb,
         vcpus=flavor.vcpus,
         root_gb=flavor.root_gb,
-        guest=Guest(
-            os_type=instance.os_type,
-            firmware=image_meta.properties.get("hw_firmware_type") or "bios",
-            vcpu_weight=flavor.vcpu_weight,
-        ),
+        guest=guest,
         network=Network(lambda: [_port(vif) for vif in network_info or ()]),
     )
 
@@ -51,4 +50,9 @@ def _port(vif: dict) -> Port:
             "at its Open vSwitch agent for this host."
         )
     mtu = vif["network"].get_meta("mtu") or 1500
-    return Port(port_id=vif["id"], mac=vif["address"], mtu=int(mtu))
+    return Port(
+        port_id=vif["id"],
+        mac=vif["address"],
+        mtu=int(mtu),
+        xenstore_data=xenstore_data.networking([vif]),
+    )

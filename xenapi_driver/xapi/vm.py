@@ -178,6 +178,11 @@ def destroy(session: Client, ref: str) -> None:
         session.call("VM.destroy", ref)
 
 
+def remove_from_xenstore_data(session: Client, ref: str, key: str) -> None:
+    """Take a key from the record; a guest that runs sees it until its next boot."""
+    session.call("VM.remove_from_xenstore_data", ref, key)
+
+
 def start_on(session: Client, ref: str, host_ref: str, paused: bool = False) -> None:
     """Start a halted VM on that host. Blocks until its domain runs.
 

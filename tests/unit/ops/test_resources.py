@@ -100,6 +100,7 @@ def test_a_guest_in_a_shim_counts_whole(session):
     started(
         session,
         domain_type="pv_in_pvh",
+        PV_bootloader="pygrub",
         memory_static_max=str(4 * GIB),
         memory_dynamic_max=str(4 * GIB),
         memory_dynamic_min=str(GIB),

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The VM that a server becomes: what the host has of flavor and image."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from nova import exception as nova_exception
+
+from tests import builders
+from xenapi_driver.steps.build import VM_INSTANCE_KEY
+
+# As the tests of requests hold it; each device adds what is said here.
+SPAWN_CACHED_ONE_VIF = 10
+VTPM = 1
+HOSTNAME = 1
+
+SECURE = {"hw_firmware_type": "uefi", "os_secure_boot": "required"}
+TPM = {"hw_tpm_version": "2.0", "hw_tpm_model": "tpm-crb"}
+
+
+def vm_of(rig, instance):
+    (found,) = rig.host.records("VM", name_label=instance.name)
+    return found
+
+
+def built(rig, properties=None, specs=None, **changes):
+    """Build a server and return its VM."""
+    instance = builders.instance(rig.image_id, **changes)
+    instance.flavor.extra_specs = specs or {}
+    rig.spawn(instance, image_meta=builders.image_meta(**(properties or {})))
+    return vm_of(rig, instance)
+
+
+def install_certificates(rig):
+    api = rig.host.xenapi
+    api.pool.set_custom_uefi_certificates(api.pool.get_all()[0], "Y2VydA==")
+    rig.driver.cleanup_host("compute1")
+    rig.start()
+
+
+def test_the_whole_record_of_a_plain_server(rig):
+    instance = builders.instance(rig.image_id, metadata={"role": "db"})
+    rig.spawn(instance)
+    found = vm_of(rig, instance)
+    memory = str(256 * builders.MIB)
+    expected = {
+        "power_state": "Running",
+        "domain_type": "hvm",
+        "HVM_boot_policy": "BIOS order",
+        "HVM_boot_params": {"order": "dc", "firmware": "bios"},
+        "memory_static_min": "0",
+        "memory_static_max": memory,
+        "memory_dynamic_min": memory,
+        "memory_dynamic_max": memory,
+        "VCPUs_max": "1",
+        "VCPUs_params": {},
+        "actions_after_shutdown": "destroy",
+        "actions_after_reboot": "restart",
+        "actions_after_crash": "destroy",
+        "has_vendor_device": False,
+        "VTPMs": [],
+        "platform": {
+            "acpi": "true",
+            "apic": "true",
+            "pae": "true",
+            "nx": "true",
+            "viridian": "false",
+            "timeoffset": "0",
+        },
+    }
+    assert {name: found[name] for name in expected} == expected
+    assert found["other_config"][VM_INSTANCE_KEY] == instance.uuid
+    told = dict(found["xenstore_data"])
+    ports = [key for key in told if key.startswith("vm-data/networking/")]
+    assert [json.loads(told.pop(key))["label"] for key in ports] == ["net"]
+    assert told == {
+        "vm-data/allowvssprovider": "false",
+        "vm-data/auto-disk-config": "False",
+        "vm-data/user-metadata/role": '"db"',
+    }
+    assert instance.vm_mode == "hvm"
+
+
+def test_processors_as_asked(rig):
+    rig.set_option("cpu_shared_set", "1-3,^2", "compute")
+    rig.driver.cleanup_host("compute1")
+    rig.start()
+    specs = {"quota:cpu_shares": "512", "hw:cpu_max_sockets": "1"}
+    found = built(rig, specs=specs)
+    assert found["VCPUs_params"] == {"weight": "512", "cap": "0", "mask": "1,3"}
+    assert found["platform"]["cores-per-socket"] == "1"
+    (node,) = rig.driver.get_available_nodes()
+    assert rig.driver.get_available_resource(node)["vcpus"] == 2
+
+
+def test_uefi_with_secure_boot_and_a_tpm(rig):
+    install_certificates(rig)
+    built(rig)
+    with rig.recording() as made:
+        found = built(rig, {**SECURE, **TPM})
+    assert found["power_state"] == "Running"
+    assert found["HVM_boot_params"]["firmware"] == "uefi"
+    assert found["platform"]["secureboot"] == "true"
+    assert found["platform"]["device-model"] == "qemu-upstream-uefi"
+    assert len(found["VTPMs"]) == 1
+    assert len(made) <= SPAWN_CACHED_ONE_VIF + VTPM, made
+    assert rig.driver.capabilities["supports_secure_boot"]
+
+
+def test_a_tpm_goes_with_its_server(rig):
+    instance = builders.instance(rig.image_id)
+    meta = builders.image_meta(hw_firmware_type="uefi", **TPM)
+    rig.spawn(instance, image_meta=meta)
+    assert rig.host.records("VTPM")
+    rig.destroy(instance)
+    assert rig.host.records("VTPM") == []
+
+
+def test_windows(rig):
+    built(rig)
+    changes = {"os_type": "windows", "hostname": "a-very-long-hostname"}
+    with rig.recording() as made:
+        found = built(rig, {"hw_device_id": 2}, **changes)
+    assert found["platform"]["viridian"] == "true"
+    assert found["platform"]["device_id"] == "0002"
+    # It has its name at this boot, and is not renamed at the next.
+    assert "vm-data/hostname" not in found["xenstore_data"]
+    path = f"/local/domain/{found['domid']}/vm-data/hostname"
+    assert rig.sim.world.dom0.xenstore.read(path) == b"a-very-long-hos"
+    assert len(made) <= SPAWN_CACHED_ONE_VIF + HOSTNAME, made
+
+
+@pytest.mark.parametrize(
+    ("properties", "error", "word"),
+    [
+        (SECURE, nova_exception.ComputeResourcesUnavailable, "certificates"),
+        ({"hw_vm_mode": "xen"}, nova_exception.ComputeResourcesUnavailable, "hvm"),
+        ({"hw_vif_model": "virtio"}, nova_exception.BuildAbortException, "vif_model"),
+    ],
+)
+def test_what_cannot_be_had_is_refused_before_anything_is_done(
+    rig, properties, error, word
+):
+    instance = builders.instance(rig.image_id)
+    meta = builders.image_meta(**properties)
+    with rig.recording() as made, pytest.raises(error, match=word):
+        rig.spawn(instance, image_meta=meta)
+    assert made == []
+    assert rig.host.records("VM", name_label=instance.name) == []
+
+
+def test_processors_that_the_host_lacks_keep_the_service_from_starting(bare_rig):
+    bare_rig.set_option("cpu_shared_set", "0-500", "compute")
+    said = "cpu_shared_set names processor"
+    with pytest.raises(nova_exception.InvalidConfiguration, match=said):
+        bare_rig.start()
