@@ -218,6 +218,7 @@ class XenAPIDriver(driver.ComputeDriver):
             attempts=CONF.glance.num_retries + 1,
             insecure=CONF.glance.insecure,
             compression_level=opts.image_compression_level,
+            work_dir=CONF.tempdir,
         )
         place = startup.place(CONF, home.session)
         handler = handlers.choose(opts.image_handler, home, rules, place)

@@ -43,7 +43,7 @@ class DirectVhd:
 
     def __init__(self, home: Home, rules: TransferRules) -> None:
         self._home = home
-        self._rules = rules
+        self.rules = rules
 
     @staticmethod
     def check_sr(record: sr.SrRecord, path: str | None) -> None:
@@ -67,7 +67,7 @@ class DirectVhd:
         progress: Callable[[float], None] | None = None,
     ) -> vdi.VdiRecord:
         """Bring a VHD image into the SR; see :func:`fetch`."""
-        return fetch(self._home, source, self._rules, max_bytes, progress)
+        return fetch(self._home, source, self.rules, max_bytes, progress)
 
     def write_raw(
         self,
@@ -86,7 +86,7 @@ class DirectVhd:
         progress: Callable[[float], None] | None = None,
     ) -> image_source.Stored:
         """Give a snapshot's chain to an image; see :func:`store`."""
-        return store(self._home, target, chain, self._rules, progress)
+        return store(self._home, target, chain, self.rules, progress)
 
 
 def fetch(

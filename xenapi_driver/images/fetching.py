@@ -8,6 +8,7 @@ from collections.abc import Callable
 from xenapi_driver import exceptions
 from xenapi_driver.images import kinds, raw
 from xenapi_driver.images.handlers import Handler
+from xenapi_driver.images.repeating import until_moved
 from xenapi_driver.images.source import ImageSource
 from xenapi_driver.xapi.vdi import VdiRecord
 
@@ -24,16 +25,24 @@ def fetch(
 
     :param max_bytes: of the flavor's disk, None for no limit
     :raises exceptions.ImageError: one of its kinds; the SR is as it was
+    :raises exceptions.UnfitHost: nova-compute's machine cannot read such an image
     :raises errors.XapiError: the host refused
     """
     kind = kinds.kind(source.image_id, source.disk_format, source.container_format)
     refuse_too_large(source, max_bytes)
     if kind == kinds.VHD:
         return handler.fetch_vhd(source, max_bytes, progress)
-    content = raw.content(source, kind)
-    if max_bytes is not None and content.size > max_bytes:
-        raise too_large(source.image_id, content.size, max_bytes)
-    return handler.write_raw(content, progress=progress)
+
+    def accept(size: int) -> None:
+        if max_bytes is not None and size > max_bytes:
+            raise too_large(source.image_id, size, max_bytes)
+
+    def attempt() -> VdiRecord:
+        rules = handler.rules
+        with raw.opened(source, kind, accept, rules.work_dir) as content:
+            return handler.write_raw(content, progress=progress)
+
+    return until_moved(handler.rules.attempts, attempt)
 
 
 def refuse_too_large(source: ImageSource, max_bytes: int | None) -> None:

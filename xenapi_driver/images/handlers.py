@@ -14,7 +14,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from xenapi_driver.images import direct_vhd
+from xenapi_driver.images.direct_vhd import DirectVhd
+from xenapi_driver.images.local_dev import LocalDev
 from xenapi_driver.images.raw import RawContent
 from xenapi_driver.images.rules import TransferRules
 from xenapi_driver.images.source import ImageSource, ImageTarget, Stored
@@ -38,6 +39,7 @@ class Handler(Protocol):
 
     name: str
     longest_chain: int | None
+    rules: TransferRules
 
     @staticmethod
     def check_sr(record: SrRecord, path: str | None) -> None:
@@ -84,14 +86,20 @@ class Handler(Protocol):
         """
 
 
+_HANDLERS: tuple[type[DirectVhd] | type[LocalDev], ...] = (DirectVhd, LocalDev)
+
+
 def choose(
     name: str, home: Home, rules: TransferRules, place: Place | None
 ) -> Handler:
     """Return the handler of that name.
 
     :param place: where disks are plugged, None where they cannot be
+    :raises exceptions.UnfitConfiguration: it plugs disks, and they cannot be
     """
-    return direct_vhd.DirectVhd(home, rules)
+    if name == LocalDev.name:
+        return LocalDev(home, rules, place)
+    return DirectVhd(home, rules)
 
 
 def check_sr(name: str, record: SrRecord, path: str | None) -> None:
@@ -99,4 +107,6 @@ def check_sr(name: str, record: SrRecord, path: str | None) -> None:
 
     :raises exceptions.UnfitHost: names the handler that can
     """
-    direct_vhd.DirectVhd.check_sr(record, path)
+    for handler in _HANDLERS:
+        if handler.name == name:
+            handler.check_sr(record, path)

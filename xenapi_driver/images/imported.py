@@ -3,8 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator
+from typing import BinaryIO
 
+from xenapi_driver.formats import vhd
+from xenapi_driver.images.new_disk import SECTOR, being_filled
 from xenapi_driver.images.raw import RawContent
 from xenapi_driver.xapi import streams, vdi
 from xenapi_driver.xapi.home import Home
@@ -23,16 +27,24 @@ def write_raw(
     :raises exceptions.ImageError: the image is damaged
     :raises errors.XapiError: the host refused
     """
-    session = home.session
-    ref = vdi.create(session, vdi.new_record(sr_ref or home.sr.ref, content.size))
-    try:
-        streams.import_disk(
-            session,
-            ref,
-            streams.Content(content.pieces, content.size),
-            progress=None if progress is None else lambda share, _size: progress(share),
-        )
-        return vdi.get(session, ref)
-    except BaseException:
-        vdi.destroy(session, ref)
-        raise
+
+    def tell(share: float, _size: int) -> None:
+        if progress is not None:
+            progress(share)
+
+    with being_filled(home, content.size, sr_ref) as ref:
+        streams.import_disk(home.session, ref, _stream(content), progress=tell)
+        return vdi.get(home.session, ref)
+
+
+def _stream(content: RawContent) -> streams.Content:
+    """Return what is sent: of a file with holes no more than what is in it."""
+    whole = -(-content.size // SECTOR) * SECTOR
+    if content.file is None or not 0 < whole <= vhd.MAX_VIRTUAL_SIZE:
+        return streams.Content(content.pieces, content.size)
+    again = functools.partial(_sparse, content.file, whole)
+    return streams.Content(again, vhd.sparse(content.file, whole)[0], "vhd")
+
+
+def _sparse(file: BinaryIO, size: int) -> Iterator[bytes]:
+    return vhd.sparse(file, size)[1]

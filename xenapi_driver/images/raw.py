@@ -1,14 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images that are a disk's bytes, plain or in an archive."""
+"""Images that are a disk's bytes, plain or packed in some way."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import BinaryIO
 
 from xenapi_driver import exceptions
-from xenapi_driver.images import kinds
+from xenapi_driver.images import kinds, qcow2, tgz
 from xenapi_driver.images.source import ImageSource
+
+# How files begin that are no raw disks but are given for such; no boot sector does.
+_OTHERS = {
+    b"QFI\xfb": "qcow2",
+    b"conectix": "vhd",
+    b"vhdxfile": "vhdx",
+    b"KDMV": "vmdk",
+    b"\x1f\x8b\x08": "gzipped, for which container_format is tgz",
+}
 
 
 @dataclass(frozen=True)
@@ -18,20 +29,83 @@ class RawContent:
     :ivar image_id: whose they are
     :ivar size: bytes of the disk, which ``pieces`` gives in all
     :ivar pieces: to be read once; only at its end is it known to be undamaged
+    :ivar file: with the same bytes and with holes for zeros, where there is one; it
+        is known to be undamaged
     """
 
     image_id: str
     size: int
     pieces: Iterator[bytes]
+    file: BinaryIO | None = None
 
 
-def content(source: ImageSource, kind: str) -> RawContent:
-    """Return what an image of this kind holds; reading begins.
+@contextlib.contextmanager
+def opened(
+    source: ImageSource,
+    kind: str,
+    accept: Callable[[int], None],
+    work_dir: str | None = None,
+) -> Iterator[RawContent]:
+    """Give the disk of an image of this kind, to be read within the block.
 
-    :raises exceptions.ImageError: it is not what it says
+    :param accept: raises when a disk of so many bytes does not suit; called before
+        any of it can be read
+    :param work_dir: where an image is put down that has to be, None for the system's
+        folder for such files
+    :raises exceptions.ImageError: it is not what it says, here or while it is read
+    :raises exceptions.UnfitHost: this machine cannot read it
     """
-    if kind != kinds.RAW:
-        raise exceptions.NotSupportedYet(
-            f"This release of xenapi-driver does not boot {kind} images."
-        )
-    return RawContent(source.image_id, source.size, source.pieces())
+    with contextlib.closing(source.pieces()) as pieces:
+        if kind == kinds.RAW:
+            accept(source.size)
+            yield RawContent(source.image_id, source.size, _plain(source, pieces))
+        elif kind == kinds.TGZ:
+            disk = tgz.disk(source.image_id, pieces)
+            accept(disk.size)
+            yield RawContent(source.image_id, disk.size, disk.pieces)
+        elif kind == kinds.QCOW2:
+            with qcow2.converted(source.image_id, pieces, work_dir, accept) as made:
+                yield RawContent(
+                    source.image_id, made.size, _of_file(made.file), made.file
+                )
+        else:
+            raise exceptions.NotSupportedYet(
+                f"This release of xenapi-driver does not boot {kind} images."
+            )
+
+
+def _plain(source: ImageSource, pieces: Iterator[bytes]) -> Iterator[bytes]:
+    given = 0
+    for piece in pieces:
+        if not given:
+            _refuse_others(source.image_id, piece)
+        given += len(piece)
+        if given > source.size:
+            raise _other_size(source, "more")
+        yield piece
+    if given < source.size:
+        raise _other_size(source, str(given))
+
+
+def _other_size(source: ImageSource, came: str) -> exceptions.TransferFailed:
+    return exceptions.TransferFailed(
+        source.image_id,
+        f"Image {source.image_id} has {source.size} bytes by what the image service "
+        f"says, and {came} came.",
+    )
+
+
+def _refuse_others(image_id: str, begin: bytes) -> None:
+    for magic, name in _OTHERS.items():
+        if begin.startswith(magic):
+            raise exceptions.ImageUnusable(
+                image_id,
+                f"Image {image_id} is said to be raw, but is {name}: correct what the "
+                "image service says of it.",
+            )
+
+
+def _of_file(file: BinaryIO) -> Iterator[bytes]:
+    file.seek(0)
+    while piece := file.read(tgz.PIECE):
+        yield piece

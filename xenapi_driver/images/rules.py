@@ -12,6 +12,8 @@ class TransferRules:
 
     :ivar attempts: in all, 1 or more
     :ivar ca_file: path **in dom0** of the CA that signed the service, or None
+    :ivar work_dir: of nova-compute's machine, for images that have to be put down
+        there; None for the system's folder for such files
     :ivar compression_level: of what is stored, 0 to 9, or None for gzip's own
     """
 
@@ -19,3 +21,4 @@ class TransferRules:
     insecure: bool = False
     ca_file: str | None = None
     compression_level: int | None = None
+    work_dir: str | None = None

@@ -217,7 +217,7 @@ def _independence(conf: cfg.ConfigOpts) -> Iterator[Problem]:
 
 def _handler(conf: cfg.ConfigOpts) -> Iterator[Problem]:
     handler = conf.xenserver.image_handler
-    if handler != "direct_vhd":
+    if handler == "vdi_remote_stream":
         yield Problem(
             f"[xenserver] image_handler = {handler} is not there yet",
             "set it to direct_vhd, which this release has",

@@ -67,7 +67,7 @@ def plugged(
 ) -> Iterator[pathlib.Path]:
     """Give the block device of a disk that is plugged for the time of the block.
 
-    :param mode: RW or RO
+    :param mode: RW, or RO where the VM can have such disks: an HVM guest cannot
     :raises NoDevice: it did not appear
     :raises errors.XapiError: the host refused, or the disk could not be unplugged
     """
@@ -83,7 +83,8 @@ def plugged(
             "VDI": vdi_ref,
             "userdevice": "autodetect",
             "bootable": False,
-            "mode": mode,
+            # DISK_VBD_MUST_BE_READWRITE_FOR_HVM
+            "mode": "RW" if own.domain_type == "hvm" else mode,
             "type": "Disk",
             "unpluggable": True,
             "empty": False,

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A disk that exists only if it could be filled."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+
+from oslo_log import log as logging
+
+from xenapi_driver.xapi import errors, vdi
+from xenapi_driver.xapi.home import Home
+
+LOG = logging.getLogger(__name__)
+
+SECTOR = 512  # what disks consist of
+
+# A host that was told to give up a transfer lets the disk go a little later.
+_PATIENCE_SECONDS = 10.0
+_PAUSE_SECONDS = 0.2
+
+
+@contextlib.contextmanager
+def being_filled(home: Home, size: int, sr_ref: str | None = None) -> Iterator[str]:
+    """Make an unnamed disk and give its reference; it goes if the block fails.
+
+    :param size: bytes, which are rounded up to whole sectors
+    :param sr_ref: of another SR than the servers' disks'
+    :raises errors.XapiError: the host refused
+    """
+    whole = -(-size // SECTOR) * SECTOR
+    record = vdi.new_record(sr_ref or home.sr.ref, whole)
+    ref = vdi.create(home.session, record)
+    try:
+        yield ref
+    except BaseException:
+        _discard(home, ref)
+        raise
+
+
+def _discard(home: Home, ref: str) -> None:
+    """Destroy the disk; never raises what the host says, for something came first."""
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        try:
+            vdi.destroy(home.session, ref)
+            return
+        except (errors.VdiInUse, errors.OtherOperationInProgress) as exc:
+            if time.monotonic() > deadline:
+                reason: errors.XapiError = exc
+                break
+        except errors.XapiError as exc:
+            reason = exc
+            break
+        time.sleep(_PAUSE_SECONDS)
+    LOG.warning("A disk that could not be filled may be left in SR %(sr)s: %(reason)s",
+                {"sr": home.sr_uuid, "reason": reason})  # fmt: skip
