@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import json
 
+import os_traits
 import pytest
 from nova import exception as nova_exception
+from nova.compute import provider_tree
 
 from tests import builders
 from xenapi_driver.steps.build import VM_INSTANCE_KEY
@@ -107,6 +109,21 @@ def test_uefi_with_secure_boot_and_a_tpm(rig):
     assert len(found["VTPMs"]) == 1
     assert len(made) <= SPAWN_CACHED_ONE_VIF + VTPM, made
     assert rig.driver.capabilities["supports_secure_boot"]
+
+
+def test_traits_of_what_guests_can_have(rig):
+    (node,) = rig.driver.get_available_nodes()
+    tree = provider_tree.ProviderTree()
+    tree.new_root(node, "00000000-0000-0000-0000-00000000000a", generation=0)
+    rig.driver.update_provider_tree(tree, node)
+    found = tree.data(node).traits
+    assert {
+        "COMPUTE_FIRMWARE_UEFI",
+        "COMPUTE_SECURITY_TPM_2_0",
+        "COMPUTE_SECURITY_TPM_CRB",
+        "COMPUTE_NET_VIF_MODEL_NETFRONT",
+    } <= found
+    assert found <= set(os_traits.get_traits())
 
 
 def test_a_tpm_goes_with_its_server(rig):
