@@ -317,6 +317,15 @@ def test_a_cd_whose_files_overlap_does_not_grow_without_end(old_host, tmp_path):
     assert len(files(old_host)) == 1
 
 
+def test_the_library_may_be_the_whole_of_an_sr(old_host, tmp_path):
+    name = str(uuid.uuid4())
+    image = old_host.sr / f"{name}.img"
+    shutil.copy(make(tmp_path, ROCK_RIDGE), image)
+    assert inject(old_host, name) == {"bytes": image.stat().st_size}
+    assert MENU.encode() in cat(image, "/netcfg.ipxe")
+    assert old_host.left() == [f"{name}.img"]
+
+
 def test_a_library_that_is_a_link_is_refused(old_host, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (old_host.sr / "iso").symlink_to(tmp_path / "elsewhere")

@@ -50,23 +50,15 @@ def script(address, netmask, gateway, dns, url):
 
 
 def inject(sr_path, uuid, text, maker):
-    """Put the script into the CD ``<sr_path>/iso/<uuid>.img``; return its new size.
+    """Put the script into the CD ``<uuid>.img``; return its new size.
 
-    :param sr_path: the SR's real path
+    :param sr_path: real path of the SR that is the library or has it as ``iso``
     :param maker: one of MAKERS
     :raises Failure: NOT_FOUND, IMAGE_CORRUPT, COMMAND_MISSING, NO_SPACE, ...
     """
     commands.find(maker)  # before hundreds of megabytes are copied
     with locks.held("iso", uuid):
-        try:
-            library = os.open(
-                os.path.join(sr_path, "iso"),
-                os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC,
-            )
-        except OSError as exc:
-            raise failures.Failure(
-                failures.NOT_FOUND, "the ISO library, folder iso of the SR"
-            ) from exc
+        library = _library(sr_path, uuid + ".img")
         try:
             with staging.folder(sr_path) as folder:
                 return _replace(library, uuid + ".img", folder, text, maker)
@@ -74,6 +66,25 @@ def inject(sr_path, uuid, text, maker):
             raise failures.from_os_error(exc, "rewrite the CD", sr_path) from exc
         finally:
             os.close(library)
+
+
+def _library(sr_path, name):
+    """Return a descriptor of the folder that has the CD: one of the SR, or all of it."""
+    for folder in (os.path.join(sr_path, "iso"), sr_path):
+        try:
+            library = os.open(
+                folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+            )
+        except OSError:
+            continue
+        try:
+            os.stat(name, dir_fd=library, follow_symlinks=False)
+            return library
+        except OSError:
+            os.close(library)
+    raise failures.Failure(
+        failures.NOT_FOUND, "the CD's file in the SR or its folder iso"
+    )
 
 
 def _replace(library, name, folder, text, maker):
@@ -84,7 +95,7 @@ def _replace(library, name, folder, text, maker):
         )
     except OSError as exc:
         raise failures.Failure(
-            failures.NOT_FOUND, "the CD's file in folder iso of the SR"
+            failures.NOT_FOUND, "a CD that can be read"
         ) from exc
     new = os.path.join(folder, "new.iso")
     try:
