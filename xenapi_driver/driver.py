@@ -38,7 +38,7 @@ from xenapi_driver.ops import (
     spawn,
     startup,
 )
-from xenapi_driver.steps import server
+from xenapi_driver.steps import iso, server
 from xenapi_driver.xapi import errors, pool, release, vm
 from xenapi_driver.xapi.coalescing import Looks
 from xenapi_driver.xapi.home import Home
@@ -228,12 +228,17 @@ class XenAPIDriver(driver.ComputeDriver):
             handlers.choose(upload, home, rules, place),
             Looks(opts.vhd_coalesce_poll_interval, opts.vhd_coalesce_max_attempts),
         )
-        self._spawn = spawn.Spawn(home, opts.cache_images, handler)
         self._cpus = startup.servers_cpus(home.host)
         self.capabilities = {
             **type(self).capabilities,
             "supports_secure_boot": pool.secure_boot_ready(home.session),
         }
+        ipxe = iso.IpxeRules(
+            network=opts.ipxe_network_name,
+            menu_url=opts.ipxe_boot_menu_url,
+            maker=opts.ipxe_mkisofs_cmd,
+        )
+        self._spawn = spawn.Spawn(home, opts.cache_images, handler, ipxe)
         LOG.info(
             "Manages host %(host)s (%(uuid)s); disks go to SR %(sr)s (%(name)s).",
             {

@@ -16,7 +16,7 @@ from xenapi_driver.images import cache as image_cache
 from xenapi_driver.images import fetching, kinds
 from xenapi_driver.images import source as image_source
 from xenapi_driver.images.handlers import Handler
-from xenapi_driver.steps import devices, disks, vifs, xenstore_data
+from xenapi_driver.steps import devices, disks, iso, vifs, xenstore_data
 from xenapi_driver.steps import vm as vm_steps
 from xenapi_driver.steps.build import Built, Server
 from xenapi_driver.xapi import memory, vdi, vm
@@ -97,11 +97,18 @@ class Request:
 class Spawn:
     """Builds servers in one place; safe to call from many threads."""
 
-    def __init__(self, home: Home, keep: str, handler: Handler) -> None:
+    def __init__(
+        self,
+        home: Home,
+        keep: str,
+        handler: Handler,
+        ipxe: iso.IpxeRules,
+    ) -> None:
         """:param keep: which images to cache: ``all``, ``some`` or ``none``"""
         self._home = home
         self._keep = keep
         self._handler = handler
+        self._ipxe = ipxe
         self._cache = image_cache.ImageCache(home)
 
     def __call__(self, server: Server, request: Request) -> None:
@@ -116,7 +123,7 @@ class Spawn:
             self._check_memory(server)
         progress = Progress(request.tell)
         steps = [
-            self._root_disk(server, request, progress),
+            *self._media(server, request, progress),
             vm_steps.CreateVm(self._home, server),
             vm_steps.AttachDisks(self._home),
             vifs.CreateVifs(self._home, server),
@@ -131,22 +138,39 @@ class Spawn:
             steps.append(vm_steps.Unpause(self._home))
         flow.run_flow(steps, Built(), progress.step_done)
 
-    def _root_disk(
+    def _media(
         self, server: Server, request: Request, progress: Progress
-    ) -> flow.Step[Built]:
-        """Return the step that makes the root disk of an image's kind."""
-        if server.image_kind not in kinds.DISKS:
-            raise exceptions.NotSupportedYet(
-                "This release of xenapi-driver does not boot "
-                f"{server.image_kind} images."
-            )
+    ) -> list[flow.Step[Built]]:
+        """Return the steps that make what the server boots from."""
 
-        def fetch() -> vdi.VdiRecord:
-            source = image_source.open_image(
+        def open_image() -> image_source.ImageSource:
+            return image_source.open_image(
                 request.context, server.image_id, request.trusted_certs
             )
+
+        if server.image_kind != kinds.ISO:
+            return [self._root_disk(server, request, open_image, progress)]
+        steps: list[flow.Step[Built]] = [
+            iso.FetchCd(self._home, server, open_image, progress.fetched)
+        ]
+        if server.ipxe:
+            steps.append(iso.InjectIpxe(self._home, server, self._ipxe))
+        if server.root_bytes is not None:
+            steps.append(iso.MakeBlankRoot(self._home, server))
+        return steps
+
+    def _root_disk(
+        self,
+        server: Server,
+        request: Request,
+        open_image: Callable[[], image_source.ImageSource],
+        progress: Progress,
+    ) -> flow.Step[Built]:
+        """Return the step that makes the root disk of an image's kind."""
+
+        def fetch() -> vdi.VdiRecord:
             return fetching.fetch(
-                self._handler, source, server.root_bytes, progress.fetched
+                self._handler, open_image(), server.root_bytes, progress.fetched
             )
 
         kept = self._keep == "all" or (self._keep == "some" and request.cache_wanted)

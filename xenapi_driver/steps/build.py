@@ -47,17 +47,31 @@ class Network:
 
 
 @dataclass(frozen=True)
+class Address:
+    """A port's first IPv4 address, and what goes with it, as texts."""
+
+    address: str
+    netmask: str
+    gateway: str | None = None
+    dns: str | None = None
+
+
+@dataclass(frozen=True)
 class Port:
     """A Neutron port that becomes a VIF.
 
     :ivar mtu: bytes
     :ivar xenstore_data: its addresses, for agents in the guest
+    :ivar network: the network's label
+    :ivar ipv4: None without one
     """
 
     port_id: str
     mac: str
     mtu: int
     xenstore_data: Mapping[str, str] = field(default_factory=dict)
+    network: str = ""
+    ipv4: Address | None = None
 
 
 @dataclass(frozen=True)
@@ -67,6 +81,7 @@ class Server:
     :ivar name: Nova's instance name, which is the VM's name label
     :ivar image_kind: one of ``images.kinds``
     :ivar root_gb: the flavor's root disk in GiB; 0 takes the image's size
+    :ivar ipxe: its CD boots iPXE and is to be told the server's address
     """
 
     uuid: str
@@ -78,6 +93,7 @@ class Server:
     root_gb: int
     guest: Guest = Guest()
     network: Network = field(default_factory=Network)
+    ipxe: bool = False
 
     @property
     def memory_bytes(self) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 from xenapi_driver import exceptions
 from xenapi_driver.images import kinds
 from xenapi_driver.steps import xenstore_data
-from xenapi_driver.steps.build import Network, Port, Server
+from xenapi_driver.steps.build import Address, Network, Port, Server
 from xenapi_driver.steps.guest import Guest
 
 
@@ -36,6 +36,7 @@ def server_of(
         root_gb=flavor.root_gb,
         guest=guest,
         network=Network(lambda: [_port(vif) for vif in network_info or ()]),
+        ipxe=bool(image_meta.properties.get("hw_ipxe_boot")),
     )
 
 
@@ -55,4 +56,18 @@ def _port(vif: dict) -> Port:
         mac=vif["address"],
         mtu=int(mtu),
         xenstore_data=xenstore_data.networking([vif]),
+        network=vif["network"]["label"] or "",
+        ipv4=_ipv4(vif["network"]["subnets"]),
     )
+
+
+def _ipv4(subnets: list[Any]) -> Address | None:
+    for subnet in subnets:
+        if subnet["version"] == 4 and subnet["ips"]:
+            return Address(
+                address=subnet["ips"][0]["address"],
+                netmask=str(subnet.as_netaddr().netmask),
+                gateway=(subnet["gateway"] or {}).get("address"),
+                dns=next((one["address"] for one in subnet["dns"]), None),
+            )
+    return None

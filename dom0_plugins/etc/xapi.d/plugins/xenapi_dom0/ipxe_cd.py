@@ -69,7 +69,7 @@ def inject(sr_path, uuid, text, maker):
 
 
 def _library(sr_path, name):
-    """Return a descriptor of the folder that has the CD: one of the SR, or all of it."""
+    """Return a descriptor of the folder that has the CD: of the SR, or all of it."""
     for folder in (os.path.join(sr_path, "iso"), sr_path):
         try:
             library = os.open(

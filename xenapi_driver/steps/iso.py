@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Steps for a server that boots from an ISO image: a CD, and settings of iPXE."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+from oslo_log import log as logging
+
+from xenapi_driver import flow
+from xenapi_driver.images import isos
+from xenapi_driver.images.source import ImageSource
+from xenapi_driver.steps.build import (
+    CD_DEVICE,
+    DISK_TYPE_KEY,
+    INSTANCE_KEY,
+    ROOT_DEVICE,
+    Attached,
+    Built,
+    Port,
+    Server,
+)
+from xenapi_driver.xapi import vdi
+from xenapi_driver.xapi.home import Home
+
+LOG = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class IpxeRules:
+    """What an operator says of servers that boot iPXE.
+
+    :ivar network: label of the network that they boot from
+    :ivar menu_url: where their boot menu is
+    :ivar maker: program in dom0 that makes a CD
+    """
+
+    network: str | None = None
+    menu_url: str | None = None
+    maker: str | None = None
+
+
+class FetchCd(flow.Step[Built]):
+    """Put the image into the host's ISO library, for this server alone.
+
+    It is never cached. Undo removes it.
+    """
+
+    name = "boot-cd"
+
+    def __init__(
+        self,
+        home: Home,
+        server: Server,
+        open_image: Callable[[], ImageSource],
+        progress: Callable[[float], None] | None = None,
+    ) -> None:
+        self._home = home
+        self._server = server
+        self._open_image = open_image
+        self._progress = progress
+
+    def run(self, state: Built) -> None:
+        isos.library(self._home.session)  # before anybody is asked for the image
+        keys = {INSTANCE_KEY: self._server.uuid, DISK_TYPE_KEY: "iso"}
+        source = self._open_image()
+        cd = isos.write(
+            self._home, source, self._server.name, keys, progress=self._progress
+        )
+        state.disks[CD_DEVICE] = Attached(
+            cd.ref, CD_DEVICE, bootable=True, mode="RO", type="CD"
+        )
+
+    def undo(self, state: Built) -> None:
+        cd = state.disks.pop(CD_DEVICE, None)
+        if cd is not None and cd.vdi is not None:
+            vdi.destroy(self._home.session, cd.vdi)
+
+
+class MakeBlankRoot(flow.Step[Built]):
+    """Make the disk that the CD's installer is to fill. Undo removes it."""
+
+    name = "blank-root-disk"
+
+    def __init__(self, home: Home, server: Server) -> None:
+        self._home = home
+        self._server = server
+
+    def run(self, state: Built) -> None:
+        server = self._server
+        keys = {INSTANCE_KEY: server.uuid, DISK_TYPE_KEY: "user"}
+        record = vdi.new_record(
+            self._home.sr.ref, server.root_bytes or 0, server.name, other_config=keys
+        )
+        ref = vdi.create(self._home.session, record)
+        state.disks[ROOT_DEVICE] = Attached(ref, ROOT_DEVICE)
+
+    def undo(self, state: Built) -> None:
+        root = state.disks.pop(ROOT_DEVICE, None)
+        if root is not None and root.vdi is not None:
+            vdi.destroy(self._home.session, root.vdi)
+
+
+class InjectIpxe(flow.Step[Built]):
+    """Write addresses and the boot menu's URL into the CD, which goes with it."""
+
+    name = "ipxe-settings"
+
+    def __init__(self, home: Home, server: Server, rules: IpxeRules) -> None:
+        self._home = home
+        self._server = server
+        self._rules = rules
+
+    def run(self, state: Built) -> None:
+        settings = ipxe_of(self._server.network.ports, self._rules)
+        if missing := settings.missing():
+            LOG.warning(
+                "Server %(server)s boots iPXE without %(what)s: to be entered at its "
+                "console.",
+                {"server": self._server.name, "what": " and ".join(missing)},
+            )
+        cd = vdi.get(self._home.session, state.disks[CD_DEVICE].vdi or "")
+        isos.inject(self._home, cd, self._server.image_id, settings)
+
+
+def ipxe_of(ports: Sequence[Port], rules: IpxeRules) -> isos.Ipxe:
+    """Return the settings of a server with these ports.
+
+    They are those of iPXE's net0, which is the server's first interface: when that is
+    on another network than servers boot from, there are none.
+    """
+    found = isos.Ipxe(menu_url=rules.menu_url, maker=rules.maker)
+    first = ports[0] if ports else None
+    if first is None or first.ipv4 is None or first.network != rules.network:
+        return found
+    return dataclasses.replace(found, **dataclasses.asdict(first.ipv4))
