@@ -31,6 +31,7 @@ from xenapi_driver.ops import (
     fitness,
     guests,
     lifecycle,
+    metadata_drive,
     plugging,
     power,
     resources,
@@ -404,7 +405,14 @@ class XenAPIDriver(driver.ComputeDriver):
             raise nova_exception.VirtDriverNotReady()
         volumes = driver.block_device_info_get_mapping(block_device_info)
         with _nova_errors(instance, _building):
-            spawn.refuse_unsupported(instance, injected_files, volumes)
+            has_drive = metadata_drive.wished(instance)
+            spawn.refuse_unsupported(instance, injected_files, volumes, has_drive)
+            disks = server.disks_of(
+                instance, block_device_info, CONF.default_ephemeral_format
+            )
+            drive = has_drive and metadata_drive.content(
+                CONF, instance, injected_files, admin_password, network_info
+            )
             plugged = functools.partial(
                 plugging.until_plugged,
                 self.virtapi,
@@ -417,7 +425,7 @@ class XenAPIDriver(driver.ComputeDriver):
                 CONF, self._abilities(), self._cpus, instance, image_meta
             )
             self._spawn(
-                server.server_of(instance, image_meta, network_info, guest),
+                server.server_of(instance, image_meta, network_info, guest, disks),
                 spawn.Request(
                     context,
                     plugged,
@@ -425,6 +433,7 @@ class XenAPIDriver(driver.ComputeDriver):
                     power_on=power_on,
                     cache_wanted=bool(image_meta.properties.get("img_cache_in_nova")),
                     trusted_certs=instance.trusted_certs,
+                    config_drive=drive or None,
                 ),
             )
 

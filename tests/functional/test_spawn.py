@@ -7,14 +7,11 @@ import pathlib
 import subprocess
 import threading
 
-import nova.conf
 import pytest
 from nova import exception as nova_exception
 from nova import objects
 
 from tests import builders
-
-CONF = nova.conf.CONF
 
 # Follows a VHD to its parents by libvhdi, which knows nothing of this project.
 READER = pathlib.Path(__file__).parents[2] / "demo/vhd_reader.py"
@@ -135,31 +132,6 @@ def test_built_halted_when_not_to_be_powered_on(rig):
     instance = builders.instance(rig.image_id)
     rig.spawn(instance, power_on=False)
     assert rig.driver.get_info(instance).state == 4
-
-
-@pytest.mark.parametrize(
-    ("changes", "word"),
-    [
-        ({"config_drive": "True"}, "config drive"),
-        ({"swap": 512}, "swap disk"),
-        ({"ephemeral_gb": 1}, "ephemeral disk"),
-    ],
-)
-def test_what_is_not_there_yet_is_refused_in_words(rig, changes, word):
-    before = rig.sim.inventory()
-    with pytest.raises(nova_exception.BuildAbortException, match=word):
-        rig.spawn(builders.instance(rig.image_id, **changes))
-    assert rig.sim.inventory() == before
-
-
-def test_a_config_drive_that_the_deployment_forces_is_refused(rig):
-    # Nova notes it only after the build, so that it is not in config_drive yet.
-    CONF.set_override("force_config_drive", True)
-    try:
-        with pytest.raises(nova_exception.BuildAbortException, match="config drive"):
-            rig.spawn(builders.instance(rig.image_id))
-    finally:
-        CONF.clear_override("force_config_drive")
 
 
 def test_a_second_server_of_the_name_is_refused(rig):

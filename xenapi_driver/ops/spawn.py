@@ -8,7 +8,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
-from nova.virt import configdrive
 from oslo_log import log as logging
 
 from xenapi_driver import exceptions, flow
@@ -16,7 +15,15 @@ from xenapi_driver.images import cache as image_cache
 from xenapi_driver.images import fetching, kinds
 from xenapi_driver.images import source as image_source
 from xenapi_driver.images.handlers import Handler
-from xenapi_driver.steps import devices, disks, iso, vifs, xenstore_data
+from xenapi_driver.steps import (
+    config_drive,
+    devices,
+    disks,
+    further_disks,
+    iso,
+    vifs,
+    xenstore_data,
+)
 from xenapi_driver.steps import vm as vm_steps
 from xenapi_driver.steps.build import Built, Server
 from xenapi_driver.xapi import memory, vdi, vm
@@ -28,18 +35,17 @@ LOG = logging.getLogger(__name__)
 _FETCH_PERCENT = 60
 
 
-def refuse_unsupported(instance: Any, injected_files: list, volumes: list) -> None:
+def refuse_unsupported(
+    instance: Any, injected_files: list, volumes: list, has_config_drive: bool
+) -> None:
     """Say what this release cannot build yet, before anything is touched.
 
     :raises exceptions.NotSupportedYet:
     """
     wishes = {
-        # By the server's own wish, the image's, or [DEFAULT] force_config_drive.
-        "a config drive": bool(configdrive.required_by(instance)),
         "booting from a volume": bool(volumes) or not instance.image_ref,
-        "an ephemeral disk": bool(instance.flavor.ephemeral_gb),
-        "a swap disk": bool(instance.flavor.swap),
-        "injected files": bool(injected_files),
+        "injected files without a config drive": bool(injected_files)
+        and not has_config_drive,
     }
     asked = [name for name, wished in wishes.items() if wished]
     if asked:
@@ -84,6 +90,7 @@ class Request:
     :ivar tell: called with the percentage that is done
     :ivar cache_wanted: the image asks to be cached (``cache_in_nova``)
     :ivar trusted_certs: of the server, for the check of the image's signature
+    :ivar config_drive: what makes it, None for a server without
     """
 
     context: Any
@@ -92,6 +99,7 @@ class Request:
     power_on: bool = True
     cache_wanted: bool = False
     trusted_certs: Any = None
+    config_drive: config_drive.Content | None = None
 
 
 class Spawn:
@@ -124,6 +132,8 @@ class Spawn:
         progress = Progress(request.tell)
         steps = [
             *self._media(server, request, progress),
+            further_disks.MakeFurtherDisks(self._home, server),
+            *self._config_drive(server, request),
             vm_steps.CreateVm(self._home, server),
             vm_steps.AttachDisks(self._home),
             vifs.CreateVifs(self._home, server),
@@ -137,6 +147,14 @@ class Spawn:
                 steps.append(vm_steps.ForgetHostname(self._home))
             steps.append(vm_steps.Unpause(self._home))
         flow.run_flow(steps, Built(), progress.step_done)
+
+    def _config_drive(
+        self, server: Server, request: Request
+    ) -> list[flow.Step[Built]]:
+        if request.config_drive is None:
+            return []
+        content = request.config_drive
+        return [config_drive.MakeConfigDrive(self._home, server, content)]
 
     def _media(
         self, server: Server, request: Request, progress: Progress

@@ -75,6 +75,26 @@ class Port:
 
 
 @dataclass(frozen=True)
+class FurtherDisk:
+    """A disk beside the root, empty but for a file system.
+
+    :ivar kind: ``swap`` or ``ephemeral``
+    :ivar name: its name label
+    :ivar size: bytes
+    :ivar device: position, decimal text
+    :ivar format: the file system in its one partition, None to leave it empty
+    :ivar label: of the file system
+    """
+
+    kind: str
+    name: str
+    size: int
+    device: str
+    format: str | None
+    label: str
+
+
+@dataclass(frozen=True)
 class Server:
     """The server to build, as values.
 
@@ -94,6 +114,7 @@ class Server:
     guest: Guest = Guest()
     network: Network = field(default_factory=Network)
     ipxe: bool = False
+    disks: tuple[FurtherDisk, ...] = ()
 
     @property
     def memory_bytes(self) -> int:

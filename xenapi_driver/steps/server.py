@@ -5,20 +5,33 @@ from __future__ import annotations
 
 from typing import Any
 
+from nova.virt import driver
+
 from xenapi_driver import exceptions
 from xenapi_driver.images import kinds
-from xenapi_driver.steps import xenstore_data
-from xenapi_driver.steps.build import Address, Network, Port, Server
+from xenapi_driver.steps import further_disks, xenstore_data
+from xenapi_driver.steps.build import (
+    Address,
+    FurtherDisk,
+    Network,
+    Port,
+    Server,
+)
 from xenapi_driver.steps.guest import Guest
 
 
 def server_of(
-    instance: Any, image_meta: Any, network_info: Any, guest: Guest
+    instance: Any,
+    image_meta: Any,
+    network_info: Any,
+    guest: Guest,
+    disks: tuple[FurtherDisk, ...] = (),
 ) -> Server:
     """Return what the steps need to know of Nova's instance.
 
     :param image_meta: Nova's ImageMeta
     :param network_info: read when the ports are first looked at
+    :param disks: of :func:`disks_of`
     :raises exceptions.ImageUnusable: the driver boots no such image
     """
     flavor = instance.flavor
@@ -37,6 +50,30 @@ def server_of(
         guest=guest,
         network=Network(lambda: [_port(vif) for vif in network_info or ()]),
         ipxe=bool(image_meta.properties.get("hw_ipxe_boot")),
+        disks=disks,
+    )
+
+
+def disks_of(
+    instance: Any, block_device_info: dict | None, default_format: str | None
+) -> tuple[FurtherDisk, ...]:
+    """Return the disks that the server has beside its root, volumes left out.
+
+    What block devices are asked for counts, and the flavor's where none are.
+
+    :param default_format: ``[DEFAULT] default_ephemeral_format``
+    :raises exceptions.DriverError: a file system that cannot be made
+    """
+    flavor = instance.flavor
+    asked = driver.block_device_info_get_ephemerals(block_device_info)
+    ephemerals = [(one["size"], one["guest_format"]) for one in asked]
+    swap = driver.block_device_info_get_swap(block_device_info)
+    return further_disks.wished(
+        instance.name,
+        swap["swap_size"] or flavor.swap,
+        ephemerals or [(flavor.ephemeral_gb, None)],
+        default_format,
+        instance.os_type == "windows",
     )
 
 

@@ -103,11 +103,13 @@ class Content:
         the same bytes each time: this is the one that spares requests
     :ivar length: bytes in all, which hosts want to know before
     :ivar format: one of ``DISK_FORMATS``; of no meaning for a VM
+    :ivar in_pieces: a raw disk in the framing of ``formats.pieces``
     """
 
     source: Readable | Iterable[bytes] | Callable[[], Iterable[bytes]]
     length: int
     format: str = "raw"
+    in_pieces: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -332,6 +334,8 @@ def import_disk(
     """
     _check_format(content.format)
     arguments = {"vdi": vdi, "format": content.format}
+    if content.in_pieces:
+        arguments["chunked"] = "true"
     request = handlers.Request(
         "PUT", "/import_raw_vdi", arguments, length=content.length
     )
