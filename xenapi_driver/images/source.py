@@ -15,6 +15,7 @@ from nova import exception as nova_exception
 from nova.image import glance
 
 from xenapi_driver import exceptions
+from xenapi_driver.images.upload_body import UploadBody
 
 # Algorithms that every dom0 Python has; Glance's default is sha512.
 HASH_ALGORITHMS = ("sha512", "sha384", "sha256", "sha1", "md5")
@@ -165,7 +166,11 @@ def open_target(
     """
 
     def write(about: dict[str, Any], pieces: Iterable[bytes]) -> None:
-        glance.API().update(context, image_id, about, data=pieces, purge_props=False)
+        body = UploadBody(image_id, pieces)
+        told = glance.API().update(
+            context, image_id, about, data=body, purge_props=False
+        )
+        body.check((told or {}).get("size"))
 
     return ImageTarget(
         image_id, properties, _headers(context), _servers(context), write
