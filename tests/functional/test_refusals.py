@@ -62,7 +62,6 @@ def test_wrong_password(bare_rig):
         ("connection_url", "https://", "is not understood"),
         ("connection_url", "https://192.0.2.10:port", "is not understood"),
         ("connection_url", "unix://elsewhere", "is not understood"),
-        ("image_handler", "vdi_remote_stream", "vdi_remote_stream.*direct_vhd"),
     ],
 )
 def test_an_option_that_cannot_work(bare_rig, option, value, pattern):

@@ -17,6 +17,7 @@ from typing import Protocol
 from xenapi_driver.images.direct_vhd import DirectVhd
 from xenapi_driver.images.local_dev import LocalDev
 from xenapi_driver.images.raw import RawContent
+from xenapi_driver.images.remote_stream import RemoteStream
 from xenapi_driver.images.rules import TransferRules
 from xenapi_driver.images.source import ImageSource, ImageTarget, Stored
 from xenapi_driver.xapi.home import Home
@@ -86,7 +87,7 @@ class Handler(Protocol):
         """
 
 
-_HANDLERS: tuple[type[DirectVhd] | type[LocalDev], ...] = (DirectVhd, LocalDev)
+_HANDLERS = (DirectVhd, LocalDev, RemoteStream)
 
 
 def choose(
@@ -99,6 +100,8 @@ def choose(
     """
     if name == LocalDev.name:
         return LocalDev(home, rules, place)
+    if name == RemoteStream.name:
+        return RemoteStream(home, rules)
     return DirectVhd(home, rules)
 
 

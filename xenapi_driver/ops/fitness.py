@@ -71,7 +71,7 @@ def problems(conf: cfg.ConfigOpts) -> list[Problem]:
     """
     found = list(_bad_values(conf))
     if not found:
-        for rule in (_url, _password, _verification, _independence, _handler):
+        for rule in (_url, _password, _verification, _independence):
             found += rule(conf)
     return sorted(found, key=lambda problem: not problem.blocks)
 
@@ -210,17 +210,8 @@ def _independence(conf: cfg.ConfigOpts) -> Iterator[Problem]:
         yield Problem(
             "[xenserver] independent_compute and image_handler = vdi_local_dev "
             "contradict each other",
-            "set image_handler = direct_vhd, which plugs no disk into the machine of "
-            "nova-compute",
-        )
-
-
-def _handler(conf: cfg.ConfigOpts) -> Iterator[Problem]:
-    handler = conf.xenserver.image_handler
-    if handler == "vdi_remote_stream":
-        yield Problem(
-            f"[xenserver] image_handler = {handler} is not there yet",
-            "set it to direct_vhd, which this release has",
+            "set image_handler = vdi_remote_stream, which plugs no disk into the "
+            "machine of nova-compute",
         )
 
 

@@ -33,8 +33,9 @@ from typing import Any, BinaryIO, Protocol
 from oslo_log import log as logging
 
 from xenapi_driver.xapi import errors, handlers, task, tasks
-from xenapi_driver.xapi.client import Client
+from xenapi_driver.xapi.client import Client, existing
 from xenapi_driver.xapi.events import Watch
+from xenapi_driver.xapi.vdi import VdiRecord
 
 LOG = logging.getLogger(__name__)
 
@@ -516,7 +517,7 @@ def export_disk(
     _check_format(format)
     if base is not None and format == "raw":
         raise ValueError("A raw export cannot leave out what a base has.")
-    size = int(session.call("VDI.get_virtual_size", vdi))
+    size = existing(session, VdiRecord, vdi).virtual_size
     arguments = {"vdi": vdi, "format": format}
     if base is not None:
         arguments["base"] = base
