@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Classes PCI, GPU_group, VGPU, PUSB, USB_group, VUSB: devices for guests.
+"""Classes PCI, PUSB, USB_group, VUSB: devices for guests.
 
-The simulated hosts have network cards only, no graphics cards and nothing on USB.
+The simulated hosts have network cards, and nothing on USB.
 """
 
 import json
@@ -56,47 +56,6 @@ def change_dom0_access(call: Call, ref: str) -> str:
         told[name] = (hide, time.time())
     _file(call, ref).write_text(json.dumps(told), "ascii")
     return get_dom0_access_status(call, ref)
-
-
-# Graphics
-
-
-@message("GPU_group.create")
-def create_gpu_group(
-    call: Call, label: str, description: str, config: dict[str, str]
-) -> str:
-    """Make a group that cards could be put into."""
-    return call.db.create(
-        "GPU_group",
-        {
-            "name_label": label,
-            "name_description": description,
-            "other_config": config,
-        },
-    )
-
-
-@message("GPU_group.destroy")
-def destroy_gpu_group(call: Call, ref: str) -> None:
-    """Remove a group."""
-    call.db.destroy("GPU_group", ref)
-
-
-@message("GPU_group.get_remaining_capacity")
-def get_remaining_capacity(call: Call, ref: str, kind: str) -> int:
-    """Return how many more guests the cards of a group can serve."""
-    if not call.db.exists("VGPU_type", kind):
-        raise handle_invalid("VGPU_type", kind)
-    return 0
-
-
-@message("VGPU.create")
-def create_vgpu(call: Call, vm: str, group: str, *about: object) -> str:
-    """Refuse: no group has a card."""
-    for cls, ref in (("VM", vm), ("GPU_group", group)):
-        if not call.db.exists(cls, ref):
-            raise handle_invalid(cls, ref)
-    raise Failure("GPU_GROUP_CONTAINS_NO_PGPUS", group)
 
 
 # USB

@@ -11,6 +11,7 @@ from xenapi_driver.sim.schema import NULL
 from xenapi_driver.sim.storage import disks, shown_disks
 from xenapi_driver.sim.vms import (
     boot_files,
+    devices,
     guest_agent,
     guest_store,
     history,
@@ -69,6 +70,7 @@ def assert_can_boot(world: World, vm: str, host: str) -> None:
         net = db.row("VIF", ref)["network"]
         network.assert_reachable(world, net, host, vm)
     if row["resident_on"] != host:
+        devices.assert_there(db, vm, host)
         assert_room(db, vm, host)
 
 
@@ -254,6 +256,7 @@ def _build(world: World, vm: str, host: str, paused: bool) -> None:
     )
     guest_store.enter(world, vm)
     _plug_devices(world, vm)
+    devices.give(db, vm, host)
     _note_start(world, vm)
     _make_console(world, vm, host)
     db.update("VM", vm, power_state="Paused" if paused else "Running")
@@ -326,6 +329,7 @@ def stop(world: World, vm: str, state: str = "Halted") -> None:
     for ref in row["consoles"]:
         db.destroy("console", ref)
     guest_store.leave(world, dict(row))
+    devices.take_back(db, vm)
     if db.exists("VM_metrics", row["metrics"]):
         db.update("VM_metrics", row["metrics"], memory_actual=0)
     db.update(

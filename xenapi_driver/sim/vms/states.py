@@ -137,6 +137,8 @@ _FEATURES: dict[str, tuple[str, ...]] = {
 }
 _STOPS = {"clean_shutdown", "hard_shutdown", "suspend", "pause"}
 _MOVES = {"suspend", "checkpoint", "pool_migrate", "migrate_send"}
+# What a device of the host's own does not survive.
+_MOVES_MEMORY = {"suspend", "checkpoint", "pool_migrate", "migrate_send"}
 _FREEZES_DISKS = {"suspend", "checkpoint", "snapshot"}
 # Operations that get along with each other.
 _TOGETHER = (
@@ -164,6 +166,8 @@ class Situation(NamedTuple):
     nested: bool
     immobile: bool
     resets: bool
+    has_pci: bool
+    has_vgpu: bool
 
 
 def situation(db: Registry, row: Row) -> Situation:
@@ -189,6 +193,8 @@ def situation(db: Registry, row: Row) -> Situation:
         bool(metrics.get("nested_virt")),
         bool(metrics.get("nomigrate")),
         _resets(db, row),
+        live and bool(row["attached_PCIs"]),
+        live and bool(row["VGPUs"]),
     )
 
 
@@ -290,6 +296,10 @@ def _guest_refusal(now: Situation, operation: str) -> tuple[str, ...] | None:
         return ("VM_IS_IMMOBILE", "{0}")
     if now.nested and operation in {*_MOVES, "changing_dynamic_range"}:
         return ("VM_IS_USING_NESTED_VIRT", "{0}")
+    if operation in _MOVES_MEMORY and now.has_pci:
+        return ("VM_HAS_PCI_ATTACHED", "{0}")
+    if operation in _MOVES_MEMORY and now.has_vgpu:
+        return ("VM_HAS_VGPU", "{0}")
     if operation in now.lacks:
         return ("VM_LACKS_FEATURE", "{0}")
     if operation in _FREEZES_DISKS and now.resets:

@@ -10,7 +10,7 @@ from xenapi_driver.sim.failure import Failure
 from xenapi_driver.sim.messages import Call
 from xenapi_driver.sim.registry import Registry
 from xenapi_driver.sim.schema import NULL
-from xenapi_driver.sim.vms import guests
+from xenapi_driver.sim.vms import devices, guests
 
 # Makes a disk of a disk; returns the new one.
 Derive = Callable[[str], str]
@@ -67,6 +67,7 @@ def copy_record(call: Call, source: str, name: str, extra: dict[str, Any]) -> st
     new = db.create("VM", values)
     copy_vifs(call, source, new)
     _copy_vtpms(db, source, new)
+    devices.copy_vgpus(db, source, new)
     return new
 
 
@@ -176,12 +177,14 @@ def copy_image(call: Call, source: str, new: str) -> None:
 
 
 def discard(call: Call, ref: str) -> None:
-    """Remove a VM's record with its drives, VIFs, vTPMs and metrics; disks stay."""
+    """Remove a VM's record with its devices and metrics; disks stay."""
     db = call.db
     row = db.row("VM", ref)
     for cls, name in (("VBD", "VBDs"), ("VIF", "VIFs"), ("console", "consoles")):
         for device in list(row[name]):
             db.destroy(cls, device)
+    for device in list(row["VGPUs"]):
+        db.destroy("VGPU", device)
     for device in list(row["VTPMs"]):
         drop_vtpm(db, device)
     for cls, name in (("VM_metrics", "metrics"), ("VM_guest_metrics", "guest_metrics")):
