@@ -239,7 +239,7 @@ class Rig:
             self.image_meta(instance, kwargs),
             kwargs.pop("injected_files", []),
             "password",
-            {},
+            kwargs.pop("allocations", {}),
             network_info=builders.network_info(ports, kwargs.pop("active", True)),
             **kwargs,
         )

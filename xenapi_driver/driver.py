@@ -29,6 +29,7 @@ from xenapi_driver.ops import (
     cpu_traits,
     destroy,
     fitness,
+    graphics,
     guests,
     lifecycle,
     metadata_drive,
@@ -182,6 +183,7 @@ class XenAPIDriver(driver.ComputeDriver):
         self._spawn: spawn.Spawn | None = None
         self._snapshot: snapshot.SnapshotImages | None = None
         self._cpus: frozenset[int] = frozenset()
+        self._graphics: str | None = None
         self._reserve_warned = False
 
     @property
@@ -230,6 +232,7 @@ class XenAPIDriver(driver.ComputeDriver):
             Looks(opts.vhd_coalesce_poll_interval, opts.vhd_coalesce_max_attempts),
         )
         self._cpus = startup.servers_cpus(home.host)
+        self._graphics = graphics.model(CONF, home)
         self.capabilities = {
             **type(self).capabilities,
             "supports_secure_boot": pool.secure_boot_ready(home.session),
@@ -336,6 +339,7 @@ class XenAPIDriver(driver.ComputeDriver):
         )
         if provider_tree.has_sharing_provider("DISK_GB"):
             classes.pop("DISK_GB", None)
+        classes.update(graphics.inventory(self.home, self._graphics))
         provider_tree.update_inventory(nodename, classes)
         traits = guests.traits(self._abilities()) | cpu_traits.traits(
             found.featuresets,
@@ -424,6 +428,8 @@ class XenAPIDriver(driver.ComputeDriver):
             guest = guests.guest(
                 CONF, self._abilities(), self._cpus, instance, image_meta
             )
+            if graphics.granted(allocations):
+                guest = dataclasses.replace(guest, vgpu=self._graphics)
             self._spawn(
                 server.server_of(instance, image_meta, network_info, guest, disks),
                 spawn.Request(

@@ -8,14 +8,17 @@ import json
 import os_traits
 import pytest
 from nova import exception as nova_exception
+from nova import objects
 from nova.compute import provider_tree
 
 from tests import builders
+from xenapi_driver.sim.start import graphics as cards
 from xenapi_driver.steps.build import VM_INSTANCE_KEY
 
 # As the tests of requests hold it; each device adds what is said here.
 SPAWN_CACHED_ONE_VIF = 10
 VTPM = 1
+VGPU = 1
 HOSTNAME = 1
 
 SECURE = {"hw_firmware_type": "uefi", "os_secure_boot": "required"}
@@ -173,3 +176,76 @@ def test_processors_that_the_host_lacks_keep_the_service_from_starting(bare_rig)
     said = "cpu_shared_set names processor"
     with pytest.raises(nova_exception.InvalidConfiguration, match=said):
         bare_rig.start()
+
+
+# Devices of the host's
+
+
+@pytest.fixture
+def split_card(bare_rig, tarball):
+    """A rig whose host has a graphics card for two servers."""
+    db = bare_rig.sim.world.db
+    (host,) = db.refs("host")
+    cards.put_card(db, host, "GRID K1", {"GRID K100": 2, "GRID K140Q": 1})
+    bare_rig.set_option("enabled_mdev_types", ["GRID K100"], "devices")
+    bare_rig.start()
+    bare_rig.image_id = bare_rig.add_image(tarball)
+    return bare_rig
+
+
+GRANT = {"00000000-0000-0000-0000-00000000000a": {"resources": {"VGPU": 1}}}
+
+
+def test_a_server_has_its_share_of_a_card(split_card):
+    rig = split_card
+    (node,) = rig.driver.get_available_nodes()
+    tree = provider_tree.ProviderTree()
+    tree.new_root(node, "00000000-0000-0000-0000-00000000000a", generation=0)
+    rig.driver.update_provider_tree(tree, node)
+    found = tree.data(node).inventory["VGPU"]
+    assert (found["total"], found["max_unit"]) == (2, 1)
+
+    servers = [builders.instance(rig.image_id) for _number in range(2)]
+    rig.spawn(servers[0], allocations=GRANT)
+    with rig.recording() as made:
+        rig.spawn(servers[1], allocations=GRANT)
+    assert len(made) <= SPAWN_CACHED_ONE_VIF + VGPU, made
+    devices = rig.host.records("VGPU")
+    assert {one["VM"] for one in devices} == {
+        rig.host.xenapi.VM.get_by_name_label(one.name)[0] for one in servers
+    }
+    assert all(one["currently_attached"] for one in devices)
+    owners = {one["other_config"]["nova-instance-uuid"] for one in devices}
+    assert owners == {one.uuid for one in servers}
+
+    third = builders.instance(rig.image_id)
+    with pytest.raises(nova_exception.ComputeResourcesUnavailable, match="GRID K100"):
+        rig.spawn(third, allocations=GRANT)
+    assert rig.host.records("VM", name_label=third.name) == []
+    rig.destroy(servers[0])
+    assert len(rig.host.records("VGPU")) == 1
+    rig.spawn(third, allocations=GRANT)
+
+
+def test_a_type_that_no_card_has_keeps_the_service_from_starting(bare_rig):
+    bare_rig.set_option("enabled_mdev_types", ["GRID K999"], "devices")
+    with pytest.raises(nova_exception.InvalidConfiguration, match="leave it out"):
+        bare_rig.start()
+
+
+def test_a_pci_device_goes_to_its_server(rig):
+    db = rig.sim.world.db
+    (device,) = db.find("PCI", pci_id="0000:02:00.0")
+    db.update("PCI", device, driver_name="pciback")
+    request = "00000000-0000-0000-0000-0000000000aa"
+    asked = objects.InstancePCIRequest(request_id=request, alias_name="nic")
+    one = objects.PciDevice(address="0000:02:00.0", request_id=request)
+    instance = builders.instance(
+        rig.image_id,
+        pci_devices=objects.PciDeviceList(objects=[one]),
+        pci_requests=objects.InstancePCIRequests(requests=[asked]),
+    )
+    rig.spawn(instance)
+    found = vm_of(rig, instance)
+    assert found["other_config"]["pci"] == "0/0000:02:00.0"
+    assert found["attached_PCIs"] == [device]

@@ -138,6 +138,8 @@ class Spawn:
             vm_steps.AttachDisks(self._home),
             vifs.CreateVifs(self._home, server),
         ]
+        if server.guest.vgpu is not None:
+            steps.append(devices.CreateVgpu(self._home, server))
         if server.guest.vtpm:
             steps.append(devices.CreateVtpm(self._home))
         if request.power_on:

@@ -24,7 +24,7 @@ class Guest:
     :ivar vga: kind of the video card, None for the firmware's usual one
     :ivar video_mb: memory of the video card in MiB, likewise
     :ivar pci: addresses of the host's devices that it gets
-    :ivar vgpu: whether it gets a virtual graphics device
+    :ivar vgpu: model of the virtual graphics device that it gets, or None
     :ivar xenstore_data: XAPI's field of that name: what agents in the guest read
     """
 
@@ -41,7 +41,7 @@ class Guest:
     vga: str | None = None
     video_mb: int | None = None
     pci: tuple[str, ...] = ()
-    vgpu: bool = False
+    vgpu: str | None = None
     xenstore_data: Mapping[str, str] = field(default_factory=dict)
 
     @property

@@ -9,6 +9,7 @@ from xenapi_driver.xapi.host_metrics import HostMetricsRecord
 from xenapi_driver.xapi.network import NetworkRecord
 from xenapi_driver.xapi.pbd import PbdRecord
 from xenapi_driver.xapi.pci import PciRecord
+from xenapi_driver.xapi.pgpu import PgpuRecord
 from xenapi_driver.xapi.pif import PifRecord
 from xenapi_driver.xapi.pool import PoolRecord
 from xenapi_driver.xapi.sr import SrRecord
@@ -16,6 +17,8 @@ from xenapi_driver.xapi.tables import Kind
 from xenapi_driver.xapi.task import TaskRecord
 from xenapi_driver.xapi.vbd import VbdRecord
 from xenapi_driver.xapi.vdi import VdiRecord
+from xenapi_driver.xapi.vgpu import VgpuRecord
+from xenapi_driver.xapi.vgpu_type import VgpuTypeRecord
 from xenapi_driver.xapi.vif import VifRecord
 from xenapi_driver.xapi.vm import VmRecord
 
@@ -26,12 +29,15 @@ KINDS: tuple[Kind, ...] = (
     NetworkRecord,
     PbdRecord,
     PciRecord,
+    PgpuRecord,
     PifRecord,
     PoolRecord,
     SrRecord,
     TaskRecord,
     VbdRecord,
     VdiRecord,
+    VgpuRecord,
+    VgpuTypeRecord,
     VifRecord,
     VmRecord,
 )
