@@ -117,10 +117,11 @@ def glance(layout: Layout) -> Sections:
         "os_glance_tasks_store": {"filesystem_store_datadir": images / "tasks"},
         "keystone_authtoken": token(layout, "glance"),
         "paste_deploy": {"flavor": "keystone"},
-        # XenServer's classic image is a VHD in an ovf container.
+        # XenServer's classic image is a VHD in an ovf container, and its raw disks
+        # come in tgz ones.
         "image_format": {
-            "disk_formats": "raw,vhd,qcow2,iso",
-            "container_formats": "bare,ovf",
+            "disk_formats": "raw,vhd,qcow2,iso,ami,aki,ari",
+            "container_formats": "bare,ovf,tgz,ami,aki,ari",
         },
     }
 

@@ -72,13 +72,20 @@ def files_of(leaf: Path) -> list[Path]:
         disk = opened(found[-1])
         if disk.get_disk_type() != DIFFERENTIAL:
             return found
-        found.append(find(leaf.parent, disk.get_parent_identifier()))
+        found.append(parent_of(disk, leaf.parent))
 
 
-def find(folder: Path, identifier: str) -> Path:
-    """The VHD in a folder whose footer bears an identifier."""
-    for path in sorted(folder.glob("*.vhd")):
-        if opened(path).get_identifier() == identifier:
+def parent_of(disk: Any, folder: Path) -> Path:
+    """The VHD in a folder that a disk names as its parent.
+
+    The name decides, as on a host: an image that was made of a server there has
+    disks of the same identifiers. Where the parent was renamed, those decide.
+    """
+    identifier = disk.get_parent_identifier()
+    name = (disk.get_parent_filename() or "").replace("\\", "/").split("/")[-1]
+    named = folder / name
+    for path in (named, *sorted(folder.glob("*.vhd"))):
+        if path.is_file() and opened(path).get_identifier() == identifier:
             return path
     raise ValueError(f"no VHD {identifier} in {folder}")
 

@@ -29,10 +29,11 @@ def node(number: int, name: str) -> Node:
 
 
 NODES = tuple(node(number, name) for number, name in enumerate(PLACES, 1))
-KINDS = ("vhd", "dotted", "chain", "old-names")
+KINDS = ("vhd", "dotted", "chain", "old-names", "raw", "tgz", "qcow2")
 ROWS = [
-    # Every other server is stopped, and its disk changed, before the snapshot.
-    Row(place, kind, stopped=bool((x + y) % 2), snapshot=False)
+    # Every other server is stopped, and its disk changed, before the snapshot; and
+    # every third has a flavor whose disk the image's must grow to.
+    Row(place, kind, stopped=bool((x + y) % 2), disk=int((x + y) % 3 == 0))
     for x, place in enumerate(PLACES)
     for y, kind in enumerate(KINDS)
 ]
