@@ -257,8 +257,8 @@ def _vtpm(flavor: Any, image_meta: Any, firmware: str, can: Abilities) -> bool:
 
 def _weight(flavor: Any) -> int | None:
     text = flavor.extra_specs.get("quota:cpu_shares")
-    # The flavor's own column cannot be set by today's API.
-    wish = flavor.vcpu_weight if text is None else int(text)
+    # The flavor's own column cannot be set by today's API, which leaves 0 in it.
+    wish = (flavor.vcpu_weight or None) if text is None else int(text)
     if wish is not None and wish not in _WEIGHTS:
         raise exceptions.NotSupportedYet(
             f"A processor weight (quota:cpu_shares) of {wish} is not between 1 and "

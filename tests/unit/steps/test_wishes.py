@@ -189,6 +189,8 @@ def test_weight_cap_and_mask():
     assert (found.vcpu_weight, found.vcpu_cap, found.cpus) == (512, 150, (1, 3))
     assert guest({"quota:cpu_shares": "64"}, vcpu_weight=512).vcpu_weight == 64
     assert guest({"quota:cpu_quota": "-1"}).vcpu_cap == 0
+    # What Nova's API makes of a flavor for which nobody said a weight.
+    assert guest(vcpu_weight=0).vcpu_weight is None
 
 
 @pytest.mark.parametrize(
