@@ -143,17 +143,24 @@ def calls_of(rig: fixtures.Rig, operation: Operation) -> list[str]:
 
 
 def break_calls(
-    rig: fixtures.Rig, operation: Operation, name: str, trouble: dict[str, Any]
+    rig: fixtures.Rig,
+    operation: Operation,
+    name: str,
+    trouble: dict[str, Any],
+    only: str = "",
 ) -> Iterator[Break]:
     """Break the operation at each of its calls in turn.
 
     :param name: of the trouble
+    :param only: pattern of the calls to break; others break elsewhere already
     """
     calls_of(rig, operation)  # what is cached is cached from here on
     calls = calls_of(rig, operation)
     before = on_host(rig)
     for number, method in enumerate(calls):
         if method in HARMLESS and "error" in trouble:
+            continue
+        if only and not re.search(only, method):
             continue
         # What is refused is the work, what is lost is the answer to its beginning.
         hit = method.removeprefix("Async.") if "error" in trouble else method

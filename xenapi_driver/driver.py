@@ -242,7 +242,8 @@ class XenAPIDriver(driver.ComputeDriver):
             menu_url=opts.ipxe_boot_menu_url,
             maker=opts.ipxe_mkisofs_cmd,
         )
-        self._spawn = spawn.Spawn(home, opts.cache_images, handler, ipxe)
+        boot = spawn.BootRules(ipxe, opts.max_kernel_ramdisk_size)
+        self._spawn = spawn.Spawn(home, opts.cache_images, handler, boot)
         LOG.info(
             "Manages host %(host)s (%(uuid)s); disks go to SR %(sr)s (%(name)s).",
             {

@@ -69,8 +69,8 @@ def write(
     :raises exceptions.ImageError: one of its kinds
     :raises errors.XapiError: the host refused
     """
-    session = home.session
-    return plain.write(session, source, library(session).ref, name, keys, progress)
+    where = library(home.session)
+    return plain.write(home, source, where.ref, name, keys, progress)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from oslo_log import log as logging
 
@@ -22,15 +22,23 @@ _PAUSE_SECONDS = 0.2
 
 
 @contextlib.contextmanager
-def being_filled(home: Home, size: int, sr_ref: str | None = None) -> Iterator[str]:
-    """Make an unnamed disk and give its reference; it goes if the block fails.
+def being_filled(
+    home: Home,
+    size: int,
+    sr_ref: str | None = None,
+    name: str = "",
+    keys: Mapping[str, str] | None = None,
+) -> Iterator[str]:
+    """Make a disk and give its reference; it goes if the block fails.
 
     :param size: bytes, which are rounded up to whole sectors
     :param sr_ref: of another SR than the servers' disks'
+    :param name: "" for one that gets its name when it is complete
+    :param keys: its other_config
     :raises errors.XapiError: the host refused
     """
     whole = -(-size // SECTOR) * SECTOR
-    record = vdi.new_record(sr_ref or home.sr.ref, whole)
+    record = vdi.new_record(sr_ref or home.sr.ref, whole, name, other_config=keys)
     ref = vdi.create(home.session, record)
     try:
         yield ref

@@ -6,15 +6,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from xenapi_driver import exceptions
+from xenapi_driver.images import new_disk
 from xenapi_driver.images.source import ImageSource
 from xenapi_driver.xapi import streams, vdi
-from xenapi_driver.xapi.client import Client
+from xenapi_driver.xapi.home import Home
 
 
 def write(
-    session: Client,
+    home: Home,
     source: ImageSource,
-    sr_ref: str,
+    sr_ref: str | None = None,
     name: str = "",
     keys: Mapping[str, str] | None = None,
     progress: Callable[[float], None] | None = None,
@@ -23,6 +24,7 @@ def write(
 
     Where the host forgets how its first transfer went, the image is read again.
 
+    :param sr_ref: of another SR than the servers' disks'
     :param keys: the disk's other_config
     :param progress: called with 0.0 to 1.0
     :raises exceptions.ImageError: one of its kinds
@@ -32,16 +34,12 @@ def write(
         raise exceptions.ImageUnusable(
             source.image_id, f"Image {source.image_id} is empty."
         )
-    record = vdi.new_record(sr_ref, source.size, name, other_config=keys)
-    ref = vdi.create(session, record)
-    try:
-        streams.import_disk(
-            session,
-            ref,
-            streams.Content(source.pieces, source.size),
-            progress=progress and (lambda share, _size: progress(share)),
-        )
-        return vdi.get(session, ref)
-    except BaseException:
-        vdi.destroy(session, ref)
-        raise
+    content = streams.Content(source.pieces, source.size)
+
+    def tell(share: float, _size: int) -> None:
+        if progress is not None:
+            progress(share)
+
+    with new_disk.being_filled(home, source.size, sr_ref, name, keys) as ref:
+        streams.import_disk(home.session, ref, content, progress=tell)
+        return vdi.get(home.session, ref)

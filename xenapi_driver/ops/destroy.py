@@ -6,6 +6,7 @@ from __future__ import annotations
 from oslo_log import log as logging
 
 from xenapi_driver import exceptions
+from xenapi_driver.images import kernels
 from xenapi_driver.steps.build import INSTANCE_KEY, VOLUME_KEY
 from xenapi_driver.xapi import errors, vbd, vdi, vm
 from xenapi_driver.xapi.home import Home
@@ -40,6 +41,9 @@ def destroy(home: Home, name: str, instance_uuid: str, disks_too: bool = True) -
     if record is None:
         LOG.info("It has no VM on the host.", instance_uuid=instance_uuid)
     else:
+        if disks_too:
+            # While the VM still tells which they are.
+            kernels.remove(home.session, [record.pv_kernel, record.pv_ramdisk])
         vm.destroy(home.session, record.ref)
     if disks_too:
         for ref in disks:

@@ -15,6 +15,7 @@ from xenapi_driver.images import cache as image_cache
 from xenapi_driver.images import fetching, kinds
 from xenapi_driver.images import source as image_source
 from xenapi_driver.images.handlers import Handler
+from xenapi_driver.images.kernels import Kernels
 from xenapi_driver.steps import (
     config_drive,
     devices,
@@ -26,6 +27,7 @@ from xenapi_driver.steps import (
 )
 from xenapi_driver.steps import vm as vm_steps
 from xenapi_driver.steps.build import Built, Server
+from xenapi_driver.steps.kernels import CopyBootFiles
 from xenapi_driver.xapi import memory, vdi, vm
 from xenapi_driver.xapi.home import Home
 
@@ -102,6 +104,17 @@ class Request:
     config_drive: config_drive.Content | None = None
 
 
+@dataclass(frozen=True)
+class BootRules:
+    """What an operator says of servers that do not boot from their disk alone.
+
+    :ivar most_kernel_bytes: of a kernel or ramdisk that is copied to dom0
+    """
+
+    ipxe: iso.IpxeRules
+    most_kernel_bytes: int
+
+
 class Spawn:
     """Builds servers in one place; safe to call from many threads."""
 
@@ -110,13 +123,16 @@ class Spawn:
         home: Home,
         keep: str,
         handler: Handler,
-        ipxe: iso.IpxeRules,
+        boot: BootRules,
     ) -> None:
         """:param keep: which images to cache: ``all``, ``some`` or ``none``"""
         self._home = home
         self._keep = keep
         self._handler = handler
-        self._ipxe = ipxe
+        self._ipxe = boot.ipxe
+        self._kernels = Kernels(
+            home, boot.most_kernel_bytes, keep != "none", handler.rules.attempts
+        )
         self._cache = image_cache.ImageCache(home)
 
     def __call__(self, server: Server, request: Request) -> None:
@@ -163,21 +179,32 @@ class Spawn:
     ) -> list[flow.Step[Built]]:
         """Return the steps that make what the server boots from."""
 
-        def open_image() -> image_source.ImageSource:
+        def open_image(image_id: str = server.image_id) -> image_source.ImageSource:
             return image_source.open_image(
-                request.context, server.image_id, request.trusted_certs
+                request.context, image_id, request.trusted_certs
             )
 
+        steps: list[flow.Step[Built]] = []
         if server.image_kind != kinds.ISO:
-            return [self._root_disk(server, request, open_image, progress)]
-        steps: list[flow.Step[Built]] = [
-            iso.FetchCd(self._home, server, open_image, progress.fetched)
-        ]
-        if server.ipxe:
-            steps.append(iso.InjectIpxe(self._home, server, self._ipxe))
-        if server.root_bytes is not None:
-            steps.append(iso.MakeBlankRoot(self._home, server))
+            steps.append(self._root_disk(server, request, open_image, progress))
+        else:
+            steps.append(self._cd(server, open_image, progress))
+            if server.ipxe:
+                steps.append(iso.InjectIpxe(self._home, server, self._ipxe))
+            if server.root_bytes is not None:
+                steps.append(iso.MakeBlankRoot(self._home, server))
+        if server.boot is not None:
+            steps.append(CopyBootFiles(self._home, self._kernels, server, open_image))
         return steps
+
+    def _cd(
+        self,
+        server: Server,
+        open_image: Callable[[], image_source.ImageSource],
+        progress: Progress,
+    ) -> flow.Step[Built]:
+        attempts = self._handler.rules.attempts
+        return iso.FetchCd(self._home, server, open_image, attempts, progress.fetched)
 
     def _root_disk(
         self,

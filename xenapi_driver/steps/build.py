@@ -7,6 +7,7 @@ import functools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from xenapi_driver.images.kernels import BootImages
 from xenapi_driver.steps.guest import Guest
 
 MIB = 2**20
@@ -101,6 +102,7 @@ class Server:
     :ivar name: Nova's instance name, which is the VM's name label
     :ivar image_kind: one of ``images.kinds``
     :ivar root_gb: the flavor's root disk in GiB; 0 takes the image's size
+    :ivar boot: kernel and ramdisk that are no part of its disk, None without
     :ivar ipxe: its CD boots iPXE and is to be told the server's address
     """
 
@@ -113,6 +115,7 @@ class Server:
     root_gb: int
     guest: Guest = Guest()
     network: Network = field(default_factory=Network)
+    boot: BootImages | None = None
     ipxe: bool = False
     disks: tuple[FurtherDisk, ...] = ()
 

@@ -10,6 +10,7 @@ from oslo_log import log as logging
 
 from xenapi_driver import flow
 from xenapi_driver.images import isos
+from xenapi_driver.images.repeating import until_moved
 from xenapi_driver.images.source import ImageSource
 from xenapi_driver.steps.build import (
     CD_DEVICE,
@@ -54,19 +55,23 @@ class FetchCd(flow.Step[Built]):
         home: Home,
         server: Server,
         open_image: Callable[[], ImageSource],
+        attempts: int = 1,
         progress: Callable[[float], None] | None = None,
     ) -> None:
         self._home = home
         self._server = server
         self._open_image = open_image
+        self._attempts = attempts
         self._progress = progress
 
     def run(self, state: Built) -> None:
         isos.library(self._home.session)  # before anybody is asked for the image
         keys = {INSTANCE_KEY: self._server.uuid, DISK_TYPE_KEY: "iso"}
         source = self._open_image()
-        cd = isos.write(
-            self._home, source, self._server.name, keys, progress=self._progress
+        name, told = self._server.name, self._progress
+        cd = until_moved(
+            self._attempts,
+            lambda: isos.write(self._home, source, name, keys, told),
         )
         state.disks[CD_DEVICE] = Attached(
             cd.ref, CD_DEVICE, bootable=True, mode="RO", type="CD"

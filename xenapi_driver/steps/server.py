@@ -9,6 +9,7 @@ from nova.virt import driver
 
 from xenapi_driver import exceptions
 from xenapi_driver.images import kinds
+from xenapi_driver.images.kernels import BootImages
 from xenapi_driver.steps import further_disks, xenstore_data
 from xenapi_driver.steps.build import (
     Address,
@@ -18,6 +19,9 @@ from xenapi_driver.steps.build import (
     Server,
 )
 from xenapi_driver.steps.guest import Guest
+
+# What an AMI's kernel is told, as it was since the first release.
+KERNEL_ARGUMENTS = "root=/dev/xvda1"
 
 
 def server_of(
@@ -49,6 +53,7 @@ def server_of(
         root_gb=flavor.root_gb,
         guest=guest,
         network=Network(lambda: [_port(vif) for vif in network_info or ()]),
+        boot=_boot(instance, image_meta),
         ipxe=bool(image_meta.properties.get("hw_ipxe_boot")),
         disks=disks,
     )
@@ -75,6 +80,24 @@ def disks_of(
         default_format,
         instance.os_type == "windows",
     )
+
+
+def _boot(instance: Any, image_meta: Any) -> BootImages | None:
+    kernel, ramdisk = _of(instance, "kernel_id"), _of(instance, "ramdisk_id")
+    if kernel:
+        words = image_meta.properties.get("os_command_line")
+        return BootImages(kernel, ramdisk or None, words or KERNEL_ARGUMENTS)
+    if ramdisk:
+        raise exceptions.ImageUnusable(
+            instance.image_ref,
+            f"Image {instance.image_ref} names a ramdisk_id and no kernel_id: name "
+            "both, or none where the disk has its own.",
+        )
+    return None
+
+
+def _of(instance: Any, name: str) -> Any:
+    return getattr(instance, name) if instance.obj_attr_is_set(name) else None
 
 
 def _formats(image_meta: Any, name: str) -> str | None:

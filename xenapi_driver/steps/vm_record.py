@@ -11,8 +11,6 @@ from xenapi_driver.steps.guest import Guest
 
 # In VM.other_config: devices of the host that the VM gets.
 PCI_KEY = "pci"
-# What an AMI's kernel is told, as it was since the first release.
-_KERNEL_ARGS = "root=/dev/xvda1"
 
 
 def vm_record(
@@ -45,7 +43,7 @@ def vm_record(
         "actions_after_shutdown": "destroy",
         "actions_after_reboot": "restart",
         "actions_after_crash": "destroy",
-        **_boot(guest, kernel, ramdisk),
+        **_boot(server, kernel, ramdisk),
         "domain_type": guest.domain_type,
         "platform": _platform(guest),
         "PCI_bus": "",
@@ -79,8 +77,9 @@ def _vcpus_params(guest: Guest) -> dict[str, str]:
     return params
 
 
-def _boot(guest: Guest, kernel: str, ramdisk: str) -> dict[str, Any]:
+def _boot(server: Server, kernel: str, ramdisk: str) -> dict[str, Any]:
     """Return what boots: the firmware, a kernel from dom0, or one from the disk."""
+    guest = server.guest
     hvm = guest.domain_type == "hvm"
     order = {"order": "dc", "firmware": guest.firmware}
     return {
@@ -89,7 +88,7 @@ def _boot(guest: Guest, kernel: str, ramdisk: str) -> dict[str, Any]:
         "PV_bootloader": "" if hvm or kernel else "pygrub",
         "PV_kernel": kernel,
         "PV_ramdisk": ramdisk,
-        "PV_args": _KERNEL_ARGS if kernel else "",
+        "PV_args": server.boot.arguments if server.boot is not None else "",
         "PV_bootloader_args": "",
         "PV_legacy_args": "",
     }

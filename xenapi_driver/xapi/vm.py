@@ -27,6 +27,8 @@ class VmRecord:
     :ivar memory_static_max: bytes, as memory_dynamic_min and memory_overhead
     :ivar domain_type: hvm, pvh, pv, pv_in_pvh or unspecified
     :ivar current_operations: names by the reference of the task
+    :ivar pv_kernel: path in dom0, "" for a guest that is not booted from one
+    :ivar pv_ramdisk: likewise
     """
 
     XAPI_CLASS: ClassVar[str] = "VM"
@@ -54,6 +56,8 @@ class VmRecord:
     guest_metrics: str | None
     xenstore_data: Mapping[str, str]
     current_operations: Mapping[str, str]
+    pv_kernel: str = ""
+    pv_ramdisk: str = ""
 
     @classmethod
     def from_xapi(cls, ref: str, rec: Mapping[str, Any]) -> VmRecord:
@@ -81,6 +85,8 @@ class VmRecord:
             guest_metrics=or_none(rec["guest_metrics"]),
             xenstore_data=rec["xenstore_data"],
             current_operations=rec["current_operations"],
+            pv_kernel=rec["PV_kernel"],
+            pv_ramdisk=rec["PV_ramdisk"],
         )
 
     @property
