@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """``python -m bench``: what the driver costs a host, and how fast the embedded one is.
 
-And how fast the dom0 plugins move images. Prints tables; writes ``bench-driver.json``,
-``bench-images.json``, ``bench-simulator.json`` and plots beside them to ``build``, and
-``build/bench.json`` with the ratios that ``make figures`` takes over.
+And how fast servers are built, and the dom0 plugins move images. Prints tables; writes
+``bench-builds.json``, ``bench-driver.json`` and so on, and plots beside them, to
+``build``, and ``build/bench.json`` with the ratios that ``make figures`` takes over.
 """
 
 from __future__ import annotations
@@ -12,10 +12,20 @@ import argparse
 import json
 from typing import Any
 
-from bench import driver, driver_report, images, images_report, report, simulator
+from bench import (
+    builds,
+    builds_report,
+    driver,
+    driver_report,
+    images,
+    images_report,
+    report,
+    simulator,
+)
 from bench.report import BUILD
 
 _PARTS: dict[str, tuple[Any, Any]] = {
+    "builds": (builds, builds_report),
     "driver": (driver, driver_report),
     "images": (images, images_report),
     "simulator": (simulator, report),
@@ -50,7 +60,7 @@ def main() -> None:
     printed: dict[str, Any] = {}
     for name in [arguments.part] if arguments.part else _PARTS:
         part, shown = _PARTS[name]
-        vms = arguments.vms if part is not images else None
+        vms = arguments.vms if part in (driver, simulator) else None
         found = part.measure(vms or part.SIZES)
         printed[name] = found
         (BUILD / f"bench-{name}.json").write_text(report.as_json(found) + "\n")

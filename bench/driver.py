@@ -259,7 +259,7 @@ def measure(sizes: tuple[int, ...]) -> Costs:
     fixtures.prepare_nova()
     found: Costs = {}
     for size in sizes:
-        with _big_host() as host, _quiet():
+        with big_host() as host, quiet():
             client = Client(host.urls[0])
             bench = Bench(host, fill(client, size))
             client.close()
@@ -272,7 +272,7 @@ def measure(sizes: tuple[int, ...]) -> Costs:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Leave out that the host here speaks plain HTTP."""
     logger = logging.getLogger("xenapi_driver")
     level = logger.level
@@ -284,13 +284,14 @@ def _quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _big_host() -> Iterator[Host]:
+def big_host(*more: str) -> Iterator[Host]:
+    """Start a host for thousands of servers."""
     with tempfile.TemporaryDirectory() as folder:
         inventory = pathlib.Path(folder) / "big.yaml"
         inventory.write_text(_HOST)
         plugins = ("--plugins", str(fixtures.PLUGINS))
         options = ("--inventory", str(inventory), "--sr-size-gib", "8000", *plugins)
-        with running("--admin", *options) as host:
+        with running("--admin", *options, *more) as host:
             yield host
 
 

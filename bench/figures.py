@@ -40,8 +40,14 @@ def requests_of_operations(rig: fixtures.Rig) -> dict[str, int]:
     count("pause", rig.driver.pause, first)
     count("unpause", rig.driver.unpause, first)
     count("get_info", rig.driver.get_info, first)
+    image = rig.images.image(identity=str(uuid.uuid4()))
+    count("snapshot", rig.driver.snapshot, rig.context, first, image.identity, _told)
     count("destroy_1vif", rig.destroy, first)
     return counts
+
+
+def _told(task_state: str, expected_state: str | None = None) -> None:
+    """Take what the compute manager is told of a snapshot."""
 
 
 def crowd(rig: fixtures.Rig, count: int) -> None:

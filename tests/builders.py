@@ -30,12 +30,17 @@ def vhd_bytes(folder: pathlib.Path, size: int = 16 * MIB) -> bytes:
     with open(raw, "wb") as out:
         out.write(CONTENT)
         out.truncate(size)
+    convert_to_vhd(raw, vhd)
+    return vhd.read_bytes()
+
+
+def convert_to_vhd(raw: pathlib.Path, vhd: pathlib.Path) -> None:
+    """Make a dynamic VHD of a raw disk."""
     subprocess.run(
         ["qemu-img", "convert", "-f", "raw", "-O", "vpc"]
         + ["-o", "subformat=dynamic,force_size=on", str(raw), str(vhd)],
         check=True,
     )
-    return vhd.read_bytes()
 
 
 def vhd_tarball(vhd: bytes, name: str = "0.vhd") -> bytes:

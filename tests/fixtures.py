@@ -120,9 +120,12 @@ class Rig:
     :ivar progress: each percentage that was shown of any build
     """
 
-    def __init__(self, folder: pathlib.Path, **choices: object) -> None:
+    def __init__(
+        self, folder: pathlib.Path, host: Any = None, **choices: object
+    ) -> None:
+        """:param host: another than one in this process, with what is used of it"""
         self.folder = folder
-        self.host = Host(folder, **choices)
+        self.host = host or Host(folder, **choices)
         self.sim = self.host.sim
         self.images = GlanceServer()
         self.images.token = "a-token"
