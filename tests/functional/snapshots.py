@@ -6,14 +6,16 @@ from __future__ import annotations
 import hashlib
 import io
 import tarfile
+import time
 import uuid
 from typing import Any
 
 from nova import objects
 
-from tests import builders, fixtures
+from tests import breaking, builders, fixtures
 from tests.dom0.glance_server import Image
 from tests.sim import vhd_judges
+from tests.sim.clients import wait_until
 
 SIZE = 16 * builders.MIB
 
@@ -51,6 +53,31 @@ class Snapshots:
     def tell(self, task_state: str, expected_state: str | None = None) -> None:
         """Take what Nova's manager is told."""
         self.said.append((task_state, expected_state))
+
+
+def snapshotting(snapshots: Snapshots, server: Server) -> breaking.Operation:
+    """Return the snapshot of a server that goes on writing; it is looked at afterwards.
+
+    The image holds what the disk held, or nothing.
+    """
+
+    rig = snapshots.rig
+
+    def settle(image: Image) -> None:
+        if image.status != "active":
+            time.sleep(0.2)
+        # A plugin goes on when its toolstack was restarted and forgot it.
+        wait_until(lambda: not rig.sim.world.dom0.processes_alive())
+        if image.data is not None:
+            assert unpacked(rig, image)[1] == server.written
+        assert (image.status == "active") == (image.data is not None)
+        server.write(6 * builders.MIB, b"and goes on writing")
+        assert rig.sim.settle_storage()
+        assert server.read_back == server.written
+
+    return breaking.Operation(
+        snapshots.image, lambda image: snapshots.take(server, image), settle
+    )
 
 
 class Server:

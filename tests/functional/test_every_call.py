@@ -10,7 +10,7 @@ from __future__ import annotations
 import pytest
 
 from tests import breaking, builders
-from tests.functional.snapshots import Snapshots
+from tests.functional.snapshots import Snapshots, snapshotting
 
 # How an error that the host answered is told to the operator.
 NAMES_THE_CAUSE = ("refused", "refused after")
@@ -82,23 +82,6 @@ def test_removals_broken_at_every_call(rig, bystander, capsys):
     judge(rig, bystander, broken, capsys)
 
 
-def snapshotting(rig):
-    """Return the snapshot of a server that was there; its image is thrown away."""
-    snapshots = Snapshots(rig)
-    server = snapshots.server()
-    server.write(5 * builders.MIB, b"what its guest wrote")
-
-    def settle(image):
-        server.write(6 * builders.MIB, b"and goes on writing")
-        assert image.status == "active" or image.data is None, "half an upload"
-        assert rig.sim.settle_storage()
-        assert server.read_back == server.written
-
-    return breaking.Operation(
-        snapshots.image, lambda image: snapshots.take(server, image), settle
-    )
-
-
 @pytest.fixture
 def hasty(rig):
     """A rig that looks often for what is merged, and asks no service twice."""
@@ -109,13 +92,22 @@ def hasty(rig):
     return rig
 
 
-def test_snapshots_broken_at_every_call(hasty, bystander, capsys):
-    broken = every_call(hasty, snapshotting(hasty))
+@pytest.fixture
+def operation(hasty):
+    """The snapshot of a server whose guest writes."""
+    snapshots = Snapshots(hasty)
+    server = snapshots.server()
+    server.write(5 * builders.MIB, b"what its guest wrote")
+    return snapshotting(snapshots, server)
+
+
+def test_snapshots_broken_at_every_call(hasty, operation, bystander, capsys):
+    broken = every_call(hasty, operation)
     assert len(broken) >= 15
     judge(hasty, bystander, broken, capsys)
 
 
-def test_snapshots_broken_at_every_step(hasty, bystander, capsys):
-    broken = list(breaking.break_steps(hasty, snapshotting(hasty)))
+def test_snapshots_broken_at_every_step(hasty, operation, bystander, capsys):
+    broken = list(breaking.break_steps(hasty, operation))
     assert len(broken) >= 12
     judge(hasty, bystander, broken, capsys)

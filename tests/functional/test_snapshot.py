@@ -11,6 +11,9 @@ from tests import builders
 from tests.breaking import on_host
 from tests.dom0.glance_server import Trouble
 from tests.functional.snapshots import Snapshots, unpacked
+from xenapi_driver.images import direct_vhd
+from xenapi_driver.steps import snapshot as steps
+from xenapi_driver.xapi import vdi
 
 SAID = [
     (task_states.IMAGE_PENDING_UPLOAD, None),
@@ -207,13 +210,79 @@ def test_a_guest_that_must_be_quiesced_has_to_be_stopped(rig, snapshots):
 
 def test_a_snapshot_that_cannot_be_removed_does_no_harm(rig, snapshots):
     server = snapshots.server()
-    rig.sim.faults.add("VDI.destroy", ["VDI_IN_USE", "OpaqueRef:x", "destroy"])
+    busy = ["VDI_IN_USE", "OpaqueRef:x", "destroy"]
+    rig.sim.faults.add("VDI.destroy", busy, times=3)
     image = snapshots.take(server)
     assert image.status == "active"
     assert len(rig.host.records("VDI", is_a_snapshot=True)) == 1
     # The next one takes it with it.
     snapshots.take(server)
     assert rig.host.records("VDI", is_a_snapshot=True) == []
+
+
+def test_what_a_killed_service_left_goes_at_the_next_start(rig, snapshots):
+    server, others = snapshots.server(), snapshots.server()
+    api, home = rig.host.xenapi, rig.driver.home
+    (disk, other) = (
+        vdi.by_uuid(home.session, one.disk["uuid"]) for one in (server, others)
+    )
+    before = on_host(rig)
+    steps.TakeSnapshot(home, disk, "image").run(steps.Taken())
+    operators = api.VDI.snapshot(other.ref, {})
+    # Another member's service is just about to upload this one.
+    elsewhere = api.VDI.snapshot(other.ref, {})
+    api.VDI.add_to_other_config(elsewhere, steps.IMAGE_KEY, "image")
+    api.VDI.add_to_other_config(elsewhere, steps.HOST_KEY, "another host's UUID")
+    rig.driver.cleanup_host("compute1")
+    rig.start()
+    left = [one["uuid"] for one in rig.host.records("VDI", is_a_snapshot=True)]
+    kept = [rig.host.record("VDI", one)["uuid"] for one in (operators, elsewhere)]
+    assert sorted(left) == sorted(kept)
+    for one in (operators, elsewhere):
+        api.VDI.destroy(one)
+    assert on_host(rig) == before
+
+
+def test_an_operators_snapshot_outlives_its_server(rig, snapshots):
+    server = snapshots.server()
+    disk = rig.host.xenapi.VDI.get_by_uuid(server.disk["uuid"])
+    own = rig.host.xenapi.VDI.snapshot(disk, {})
+    rig.driver.home.session.events.barrier()
+    rig.destroy(server.instance)
+    assert rig.host.record("VDI", own)["managed"]
+
+
+def test_a_chain_that_is_too_long_for_an_image_is_flattened(
+    rig, snapshots, monkeypatch
+):
+    monkeypatch.setattr(direct_vhd.DirectVhd, "longest_chain", 2)
+    server = snapshots.server()
+    server.write(2 * MIB, b"one")
+    rig.host.xenapi.VDI.snapshot(
+        rig.host.xenapi.VDI.get_by_uuid(server.disk["uuid"]), {}
+    )
+    server.write(4 * MIB, b"two")
+    rig.driver.home.session.events.barrier()
+    before = on_host(rig)
+    image = snapshots.take(server)
+    assert unpacked(rig, image) == (1, server.written)
+    assert on_host(rig) == before
+
+
+@pytest.mark.parametrize("kind", ["volume", "none"])
+def test_without_a_root_disk_of_its_own_there_is_no_image(rig, snapshots, kind):
+    server = snapshots.server()
+    rig.host.call("VM.hard_shutdown", server.vm["uuid"])
+    (drive,) = server.vm["VBDs"]
+    if kind == "none":
+        rig.host.xenapi.VBD.destroy(drive)
+    else:
+        rig.host.xenapi.VBD.add_to_other_config(drive, "osvol", "a volume's UUID")
+    rig.driver.home.session.events.barrier()
+    before = on_host(rig)
+    with pytest.raises(nova_exception.NovaException, match="no root disk of its own"):
+        snapshots.take(server)
+    assert on_host(rig) == before
 
 
 def test_an_operators_snapshots_are_left_alone(rig, snapshots):

@@ -18,6 +18,7 @@ from oslo_log import log as logging
 from xenapi_driver import conf as options
 from xenapi_driver import exceptions
 from xenapi_driver.images import handlers
+from xenapi_driver.steps import snapshot
 from xenapi_driver.steps.build import INSTANCE_KEY
 from xenapi_driver.xapi import (
     certificates,
@@ -97,9 +98,12 @@ def open_home(conf: cfg.ConfigOpts, session: Session) -> xapi_home.Home:
     if bridge:
         # Last, as it may make the network: a host that is unfit stays as it is.
         xapi_home.integration_network(session, bridge)
-    return xapi_home.Home(
+    home = xapi_home.Home(
         session=session, sr_uuid=storage.uuid, sr_path=path, bridge=bridge or None
     )
+    # After the disks are freed: one of them may be a snapshot.
+    snapshot.remove_interrupted(home)
+    return home
 
 
 def find_storage(
