@@ -97,7 +97,12 @@ class Host:
     def create_sr(self, kind: str, **other_config: str) -> str:
         """Make an SR on the first host, plug it and return its UUID."""
         api = self._operator.xenapi
-        place = {"device": "/dev/disk/by-id/another", "location": "server:/isos"}
+        place = {
+            "device": "/dev/disk/by-id/another",
+            "location": "server:/isos",
+            "server": "server",
+            "serverpath": "/disks",
+        }
         sr = api.SR.create(
             *(api.host.get_all()[0], place, "0", kind, "", kind),
             *("iso" if kind == "iso" else "", False, {}),

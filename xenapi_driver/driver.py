@@ -31,6 +31,8 @@ from xenapi_driver.ops import (
     fitness,
     graphics,
     guests,
+    image_cache,
+    left_overs,
     lifecycle,
     metadata_drive,
     plugging,
@@ -168,6 +170,7 @@ class XenAPIDriver(driver.ComputeDriver):
 
     capabilities = {
         **driver.ComputeDriver.capabilities,
+        "has_imagecache": True,
         "supports_image_type_vhd": True,
         "supports_image_type_raw": False,
     }
@@ -184,6 +187,7 @@ class XenAPIDriver(driver.ComputeDriver):
         self._snapshot: snapshot.SnapshotImages | None = None
         self._cpus: frozenset[int] = frozenset()
         self._graphics: str | None = None
+        self._keeper: image_cache.Keeper | None = None
         self._reserve_warned = False
 
     @property
@@ -242,8 +246,15 @@ class XenAPIDriver(driver.ComputeDriver):
             menu_url=opts.ipxe_boot_menu_url,
             maker=opts.ipxe_mkisofs_cmd,
         )
-        boot = spawn.BootRules(ipxe, opts.max_kernel_ramdisk_size)
+        boot = spawn.BootRules(
+            ipxe, opts.max_kernel_ramdisk_size, CONF.use_cow_images
+        )
         self._spawn = spawn.Spawn(home, opts.cache_images, handler, boot)
+        self._keeper = image_cache.Keeper(home, self._spawn.cache, handler)
+        image_cache.warn_of_place(CONF.instances_path)
+        left_overs.clear(
+            home, functools.partial(left_overs.never_ran, service_host=service_host)
+        )
         LOG.info(
             "Manages host %(host)s (%(uuid)s); disks go to SR %(sr)s (%(name)s).",
             {
@@ -266,7 +277,7 @@ class XenAPIDriver(driver.ComputeDriver):
         if told is not None:
             told.stop()
         session, self._session = self._session, None
-        self._home = self._spawn = self._snapshot = None
+        self._home = self._spawn = self._snapshot = self._keeper = None
         if session is not None:
             session.logout()
 
@@ -489,6 +500,46 @@ class XenAPIDriver(driver.ComputeDriver):
                 instance, opts.default_os_type, opts.image_compression_level
             )
             self._snapshot(context, subject, image_id, update_task_state)
+
+    def failed_spawn_cleanup(self, instance: Any) -> None:
+        """Remove disks of a server that has no VM; a VM of it is left alone."""
+        with _nova_errors(instance):
+            destroy.remove_orphans(self.home, instance.name, instance.uuid)
+
+    def soft_delete(self, instance: Any) -> None:
+        with _nova_errors(instance, _stopping):
+            power.soft_delete(self.home, instance.name, instance.uuid)
+
+    def restore(self, instance: Any) -> None:
+        with _nova_errors(instance, _starting):
+            power.restore(self.home, instance.name, instance.uuid)
+
+    # The image cache
+
+    def manage_image_cache(self, context: Any, all_instances: Any) -> None:
+        """Remove images that nothing has used for long, by ``[image_cache]``."""
+        if self._keeper is None:
+            raise nova_exception.VirtDriverNotReady()
+        ageing = image_cache.Ageing(
+            CONF.image_cache.remove_unused_base_images,
+            CONF.image_cache.remove_unused_original_minimum_age_seconds,
+        )
+        with _nova_errors(None):
+            self._keeper(ageing, image_cache.images_of(all_instances))
+
+    def cache_image(self, context: Any, image_id: str) -> bool:
+        """Fetch an image ahead of builds; False: it is cached already.
+
+        :raises NotImplementedError: images of its kind, or no images, are cached
+        """
+        if self._keeper is None:
+            raise nova_exception.VirtDriverNotReady()
+        if CONF.xenserver.cache_images == "none":
+            raise NotImplementedError()
+        try:
+            return self._keeper.warm(context, image_id)
+        except exceptions.NotSupportedYet as exc:
+            raise NotImplementedError() from exc
 
     # Power
 

@@ -4,14 +4,13 @@
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import Callable
 from typing import TypeVar
 
 from oslo_log import log as logging
 
 from xenapi_driver import exceptions
-from xenapi_driver.images import imported
+from xenapi_driver.images import fresh, imported
 from xenapi_driver.images import source as image_source
 from xenapi_driver.images.raw import RawContent
 from xenapi_driver.images.rules import TransferRules
@@ -102,7 +101,7 @@ def fetch(
     :raises exceptions.ImageError: one of its kinds; the SR is as it was before
     """
     def attempt() -> vdi.VdiRecord:
-        stack = [str(uuid.uuid4()) for _ in range(LONGEST_CHAIN)]
+        stack = [fresh.new_uuid(home.host.uuid) for _ in range(LONGEST_CHAIN)]
         request = {
             **_request(home, source, rules),
             "uuid_stack": stack,

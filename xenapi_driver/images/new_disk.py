@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 
 from oslo_log import log as logging
 
+from xenapi_driver.images import fresh
 from xenapi_driver.xapi import errors, vdi
 from xenapi_driver.xapi.home import Home
 
@@ -34,11 +35,12 @@ def being_filled(
     :param size: bytes, which are rounded up to whole sectors
     :param sr_ref: of another SR than the servers' disks'
     :param name: "" for one that gets its name when it is complete
-    :param keys: its other_config
+    :param keys: its other_config; None for one that is given its own later
     :raises errors.XapiError: the host refused
     """
     whole = -(-size // SECTOR) * SECTOR
-    record = vdi.new_record(sr_ref or home.sr.ref, whole, name, other_config=keys)
+    marks = fresh.keys(home.host.uuid) if keys is None else keys
+    record = vdi.new_record(sr_ref or home.sr.ref, whole, name, other_config=marks)
     ref = vdi.create(home.session, record)
     try:
         yield ref

@@ -50,6 +50,16 @@ def destroy(home: Home, name: str, instance_uuid: str, disks_too: bool = True) -
             vdi.destroy(home.session, ref)
 
 
+def remove_orphans(home: Home, name: str, instance_uuid: str) -> None:
+    """Remove the disks of a server that has no VM; with one, nothing.
+
+    :param name: the server's, which is its disks' name label
+    """
+    if vm.find_server(home.session, name, instance_uuid) is None:
+        for ref in _orphans(home, instance_uuid):
+            vdi.destroy(home.session, ref)
+
+
 def _stop_hard(home: Home, ref: str) -> None:
     """Halt the VM at once; one that is halted or gone counts as stopped."""
     try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Find a server that is on this host; start, stop, reboot and pause it."""
+"""Find a server that is on this host; start, stop, reboot, pause and set it aside."""
 
 from __future__ import annotations
 
@@ -25,6 +25,9 @@ CLEAN_STOP_FAILED = (
     # The guest stopped or was paused meanwhile.
     "VM_BAD_POWER_STATE",
 )
+
+# What the host tells whoever tries to start a server that is deleted softly.
+SET_ASIDE = "deleted in OpenStack, where restoring the server starts it again"
 
 
 def find(home: Home, name: str, uuid: str) -> vm.VmRecord:
@@ -112,3 +115,37 @@ def pause(home: Home, name: str, uuid: str) -> None:
 def unpause(home: Home, name: str, uuid: str) -> None:
     """Let the server's processors go on."""
     vm.unpause(home.session, find(home, name, uuid).ref)
+
+
+def soft_delete(home: Home, name: str, uuid: str) -> None:
+    """Halt the server and lock it, so that no operator or host start runs it.
+
+    :raises exceptions.ServerNotFound: it has no VM
+    """
+    record = find(home, name, uuid)
+    try:
+        # First, or a start could slip in between.
+        vm.lock_start(home.session, record, SET_ASIDE)
+        if record.power_state != "Halted":
+            vm.hard_shutdown(home.session, record.ref)
+    except errors.VmBadPowerState as exc:
+        LOG.debug("Its guest stopped meanwhile: %s", exc, instance_uuid=uuid)
+    except BaseException:
+        vm.unlock_start(home.session, vm.get(home.session, record.ref))
+        raise
+
+
+def restore(home: Home, name: str, uuid: str) -> None:
+    """Unlock the server and start it; locked again where it does not start.
+
+    :raises exceptions.ServerNotFound: it has no VM
+    """
+    record = find(home, name, uuid)
+    vm.unlock_start(home.session, record)
+    if record.power_state != "Halted":
+        return
+    try:
+        vm.start_on(home.session, record.ref, home.host.ref, paused=False)
+    except BaseException:
+        vm.lock_start(home.session, vm.get(home.session, record.ref), SET_ASIDE)
+        raise

@@ -106,13 +106,15 @@ class Request:
 
 @dataclass(frozen=True)
 class BootRules:
-    """What an operator says of servers that do not boot from their disk alone.
+    """What an operator says of what servers boot from.
 
     :ivar most_kernel_bytes: of a kernel or ramdisk that is copied to dom0
+    :ivar cow: disks share the blocks of their cached image (``use_cow_images``)
     """
 
     ipxe: iso.IpxeRules
     most_kernel_bytes: int
+    cow: bool = True
 
 
 class Spawn:
@@ -133,7 +135,7 @@ class Spawn:
         self._kernels = Kernels(
             home, boot.most_kernel_bytes, keep != "none", handler.rules.attempts
         )
-        self._cache = image_cache.ImageCache(home)
+        self.cache = image_cache.ImageCache(home, boot.cow)
 
     def __call__(self, server: Server, request: Request) -> None:
         """Build ``server``; on any failure the host is as it was before.
@@ -220,9 +222,17 @@ class Spawn:
                 self._handler, open_image(), server.root_bytes, progress.fetched
             )
 
-        kept = self._keep == "all" or (self._keep == "some" and request.cache_wanted)
-        cache = self._cache if kept else None
-        return disks.MakeRootDisk(self._home, server, fetch, cache)
+        return disks.MakeRootDisk(
+            self._home, server, fetch, self._cache_of(server, request)
+        )
+
+    def _cache_of(
+        self, server: Server, request: Request
+    ) -> image_cache.ImageCache | None:
+        """Return the cache where the image is kept in it, or is there by a wish."""
+        wanted = request.cache_wanted or self.cache.has(server.image_id)
+        kept = self._keep == "all" or (self._keep == "some" and wanted)
+        return self.cache if kept else None
 
     def _check_memory(self, server: Server) -> None:
         """Refuse before a download what the host could not start after it."""

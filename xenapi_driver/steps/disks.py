@@ -48,8 +48,9 @@ class MakeRootDisk(flow.Step[Built]):
             image = self._fetch()
             root = self._take(state, image.ref)
             self._check_size(image)
-            vdi.set_name_label(session, image.ref, server.name)
+            # With a name it counts as complete, so that comes last.
             vdi.set_other_config(session, image.ref, keys)
+            vdi.set_name_label(session, image.ref, server.name)
         else:
             ref, image = self._cache.clone(
                 server.image_id,

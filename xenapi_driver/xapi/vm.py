@@ -13,6 +13,8 @@ from xenapi_driver.xapi.client import Client, existing, only, or_none
 
 # The key in other_config that makes a VM a server of Nova's (since Icehouse).
 NOVA_UUID = "nova_uuid"
+# What XAPI blocks apart, though both start a VM.
+STARTS = ("start", "start_on")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -27,6 +29,7 @@ class VmRecord:
     :ivar memory_static_max: bytes, as memory_dynamic_min and memory_overhead
     :ivar domain_type: hvm, pvh, pv, pv_in_pvh or unspecified
     :ivar current_operations: names by the reference of the task
+    :ivar blocked_operations: why each operation is refused, by its name
     :ivar pv_kernel: path in dom0, "" for a guest that is not booted from one
     :ivar pv_ramdisk: likewise
     """
@@ -56,6 +59,7 @@ class VmRecord:
     guest_metrics: str | None
     xenstore_data: Mapping[str, str]
     current_operations: Mapping[str, str]
+    blocked_operations: Mapping[str, str]
     pv_kernel: str = ""
     pv_ramdisk: str = ""
 
@@ -85,6 +89,7 @@ class VmRecord:
             guest_metrics=or_none(rec["guest_metrics"]),
             xenstore_data=rec["xenstore_data"],
             current_operations=rec["current_operations"],
+            blocked_operations=rec["blocked_operations"],
             pv_kernel=rec["PV_kernel"],
             pv_ramdisk=rec["PV_ramdisk"],
         )
@@ -196,6 +201,30 @@ def start_on(session: Client, ref: str, host_ref: str, paused: bool = False) -> 
     :raises HostNotEnoughFreeMemory: it does not fit
     """
     session.task("Async.VM.start_on", ref, host_ref, paused, False)
+
+
+def lock_start(session: Client, record: VmRecord, why: str) -> None:
+    """Have the host refuse to start the VM, whoever asks; no request where it does.
+
+    One key after the other: somebody else may block another operation meanwhile.
+
+    :param why: what the host says then
+    """
+    for verb in STARTS:
+        if verb in record.blocked_operations:
+            continue
+        try:
+            session.call("VM.add_to_blocked_operations", record.ref, verb, why)
+        except errors.XapiFailure as exc:
+            if exc.code != "MAP_DUPLICATE_KEY":  # somebody blocked it meanwhile
+                raise
+
+
+def unlock_start(session: Client, record: VmRecord) -> None:
+    """Let the VM be started again; no request where nothing is in the way."""
+    for verb in STARTS:
+        if verb in record.blocked_operations:
+            session.call("VM.remove_from_blocked_operations", record.ref, verb)
 
 
 def pause(session: Client, ref: str) -> None:

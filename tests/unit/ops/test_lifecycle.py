@@ -58,6 +58,7 @@ def vm(state: str, place: str = HERE, **changes: object) -> VmRecord:
         guest_metrics=None,
         xenstore_data={},
         current_operations={},
+        blocked_operations={},
     )
     return dataclasses.replace(record, **changes)
 
