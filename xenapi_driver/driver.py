@@ -173,6 +173,7 @@ class XenAPIDriver(driver.ComputeDriver):
         "has_imagecache": True,
         "supports_image_type_vhd": True,
         "supports_image_type_raw": False,
+        "supports_trusted_certs": True,
     }
 
     def __init__(self, virtapi: Any) -> None:
@@ -226,6 +227,11 @@ class XenAPIDriver(driver.ComputeDriver):
             insecure=CONF.glance.insecure,
             compression_level=opts.image_compression_level,
             work_dir=CONF.tempdir,
+            signatures=CONF.glance.verify_glance_signatures
+            or bool(
+                CONF.glance.enable_certificate_validation
+                and CONF.glance.default_trusted_certificate_ids
+            ),
         )
         place = startup.place(CONF, home.session)
         handler = handlers.choose(opts.image_handler, home, rules, place)

@@ -14,6 +14,7 @@ class TransferRules:
     :ivar ca_file: path **in dom0** of the CA that signed the service, or None
     :ivar work_dir: of nova-compute's machine, for images that have to be put down
         there; None for the system's folder for such files
+    :ivar signatures: Nova's options ask for images' signatures to be verified
     :ivar compression_level: of what is stored, 0 to 9, or None for gzip's own
     """
 
@@ -22,3 +23,4 @@ class TransferRules:
     ca_file: str | None = None
     compression_level: int | None = None
     work_dir: str | None = None
+    signatures: bool = False

@@ -9,12 +9,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import requests
+from cryptography import exceptions as cryptography_exceptions
 from cursive import exception as cursive_exception
 from glanceclient import exc as glance_exceptions
 from nova import exception as nova_exception
 from nova.image import glance
 
 from xenapi_driver import exceptions
+from xenapi_driver.images.pushed import Sink
 from xenapi_driver.images.upload_body import UploadBody
 
 # Algorithms that every dom0 Python has; Glance's default is sha512.
@@ -26,11 +28,13 @@ MOST_SERVERS = 16
 # What Nova's client raises for an image that must not be used, and for one that it
 # could not read or write; a hash that is wrong is an OSError of glanceclient.
 _SPOILT = (
+    cryptography_exceptions.InvalidSignature,
     cursive_exception.SignatureVerificationError,
     nova_exception.CertificateValidationFailed,
     nova_exception.ImageUnacceptable,
     nova_exception.ImageBadRequest,
 )
+_WRONG_SIGNATURE = "its signature is not of what it holds."
 _NOT_READ = (
     glance_exceptions.ClientException,
     nova_exception.NovaException,
@@ -54,6 +58,7 @@ class ImageSource:
     :ivar headers: request headers that carry the caller's token, for dom0
     :ivar servers: base URLs, the one to ask first at first, for dom0
     :ivar reader: begins to read it through Nova's own client
+    :ivar signed: Nova asks for its signature, which only Nova's client can verify
     """
 
     image_id: str
@@ -67,6 +72,7 @@ class ImageSource:
     min_disk_gb: int = 0
     properties: Mapping[str, Any] = field(default_factory=dict, repr=False)
     reader: Callable[[], Iterable[bytes]] | None = field(default=None, repr=False)
+    signed: bool = False
 
     def urls(self) -> list[str]:
         """Return the URL of the image's bytes on each server."""
@@ -88,7 +94,8 @@ class ImageSource:
             raise gone(self.image_id) from exc
         except _SPOILT as exc:
             raise exceptions.ImageUnusable(
-                self.image_id, f"Image {self.image_id} is not to be used: {exc}"
+                self.image_id,
+                f"Image {self.image_id} is not to be used: {exc or _WRONG_SIGNATURE}",
             ) from exc
         except _NOT_READ as exc:
             raise exceptions.TransferFailed(
@@ -177,11 +184,14 @@ def open_target(
     )
 
 
-def open_image(context: Any, image_id: str, trusted_certs: Any = None) -> ImageSource:
+def open_image(
+    context: Any, image_id: str, trusted_certs: Any = None, signed: bool = False
+) -> ImageSource:
     """Look the image up in Glance.
 
     :param context: Nova's request context; its token is what dom0 will use
     :param trusted_certs: of the server, for the check of the image's signature
+    :param signed: Nova's options ask for that check, whatever the server wants
     :raises exceptions.ImageGone: Glance does not have it
     """
     try:
@@ -189,8 +199,17 @@ def open_image(context: Any, image_id: str, trusted_certs: Any = None) -> ImageS
     except nova_exception.ImageNotFound as exc:
         raise gone(image_id) from exc
 
+    signed = signed or bool(trusted_certs)
+
     def read() -> Iterable[bytes]:
-        return glance.API().download(context, image_id, trusted_certs=trusted_certs)
+        if signed:
+            return Sink().read_from(write)
+        return glance.API().download(context, image_id)
+
+    def write(sink: Sink) -> None:
+        glance.API().download(
+            context, image_id, data=sink, trusted_certs=trusted_certs
+        )
 
     return ImageSource(
         image_id=image_id,
@@ -204,6 +223,7 @@ def open_image(context: Any, image_id: str, trusted_certs: Any = None) -> ImageS
         min_disk_gb=int(meta.get("min_disk") or 0),
         properties=dict(meta.get("properties") or {}),
         reader=read,
+        signed=signed,
     )
 
 

@@ -88,7 +88,9 @@ class Keeper:
         """
 
         def fetch() -> vdi.VdiRecord:
-            source = image_source.open_image(context, image_id)
+            source = image_source.open_image(
+                context, image_id, signed=self._handler.rules.signatures
+            )
             kind = kinds.kind(image_id, source.disk_format, source.container_format)
             if kind not in kinds.DISKS:
                 raise exceptions.NotSupportedYet(

@@ -183,7 +183,10 @@ class Spawn:
 
         def open_image(image_id: str = server.image_id) -> image_source.ImageSource:
             return image_source.open_image(
-                request.context, image_id, request.trusted_certs
+                request.context,
+                image_id,
+                request.trusted_certs,
+                self._handler.rules.signatures,
             )
 
         steps: list[flow.Step[Built]] = []
