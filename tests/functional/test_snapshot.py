@@ -197,6 +197,23 @@ def test_requests(rig, snapshots, others):
     assert "SR.scan" not in list(made)
 
 
+def test_uploads_have_a_handler_of_their_own(rig, snapshots):
+    """``image_upload_handler``; the host itself makes one disk of the chain."""
+    rig.set_option("image_upload_handler", "vdi_remote_stream")
+    rig.driver.cleanup_host("compute1")
+    rig.start()
+    server = snapshots.server()
+    server.write(3 * MIB, b"of the guest")
+    before = on_host(rig)
+    with rig.recording() as made:
+        image = snapshots.take(server)
+    assert unpacked(rig, image) == (1, server.written)
+    assert "GET /export_raw_vdi" in list(made)
+    assert len(made) <= 6, made
+    assert on_host(rig) == before
+    assert snapshots.server(image.identity).read_back == server.written
+
+
 def test_a_guest_that_must_be_quiesced_has_to_be_stopped(rig, snapshots):
     server = snapshots.server(system_metadata={"image_os_require_quiesce": "yes"})
     before = on_host(rig)
