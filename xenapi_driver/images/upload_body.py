@@ -7,7 +7,9 @@ from collections.abc import Iterable, Iterator
 
 from xenapi_driver import exceptions
 
-_PIECE = 2**20
+# At most, and each a part of the chunked request: a Glance under uwsgi takes no
+# part of a megabyte, which is what glanceclient asks for.
+_PIECE = 2**16
 
 
 class UploadBody:
@@ -42,7 +44,7 @@ class UploadBody:
             yield piece
 
     def read(self, size: int) -> bytes:
-        """Return up to ``size`` bytes, b"" at the end."""
+        """Return up to ``size`` bytes, fewer before the end too; b"" at the end."""
         if self._failed:
             raise self._broken()
         self._begun = True
@@ -55,6 +57,7 @@ class UploadBody:
         except BaseException:
             self._failed = True
             raise
+        size = min(size, _PIECE)
         taken, self._rest = self._rest[:size], self._rest[size:]
         self.given += len(taken)
         return bytes(taken)

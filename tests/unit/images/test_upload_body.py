@@ -11,6 +11,7 @@ from nova.image import glance
 from tests.dom0.glance_server import GlanceServer, Trouble
 from xenapi_driver import exceptions
 from xenapi_driver.images import source
+from xenapi_driver.images.upload_body import UploadBody
 
 PIECES = [bytes([number]) * 70_000 for number in range(1, 40)]
 WHOLE = b"".join(PIECES)
@@ -106,3 +107,11 @@ def test_a_service_that_did_not_answer_at_first_gets_all(target, service, monkey
     monkeypatch.setattr("glanceclient.v2.images.Controller.upload", refused_once)
     waiting.give(iter(PIECES), "raw", "tgz")
     assert image.data == WHOLE and len(tried) == 2
+
+
+def test_no_part_is_larger_than_a_glance_under_uwsgi_takes():
+    body = UploadBody("id", [bytes(3 * 2**20), b"end"])
+    parts = iter(lambda: body.read(2**20), b"")  # as glanceclient asks
+    sizes = [len(part) for part in parts]
+    assert sum(sizes) == body.given == 3 * 2**20 + 3
+    assert max(sizes) <= 2**19
