@@ -24,7 +24,6 @@ from oslo_log import log as logging
 from xenapi_driver import conf as options
 from xenapi_driver import exceptions
 from xenapi_driver.images import handlers
-from xenapi_driver.images.rules import TransferRules
 from xenapi_driver.ops import (
     cpu_traits,
     destroy,
@@ -222,17 +221,7 @@ class XenAPIDriver(driver.ComputeDriver):
         """Work with a host that is fit, and listen to what befalls its servers."""
         self._nodename = home.host.hostname
         opts = CONF.xenserver
-        rules = TransferRules(
-            attempts=CONF.glance.num_retries + 1,
-            insecure=CONF.glance.insecure,
-            compression_level=opts.image_compression_level,
-            work_dir=CONF.tempdir,
-            signatures=CONF.glance.verify_glance_signatures
-            or bool(
-                CONF.glance.enable_certificate_validation
-                and CONF.glance.default_trusted_certificate_ids
-            ),
-        )
+        rules = startup.transfer_rules(CONF)
         place = startup.place(CONF, home.session)
         handler = handlers.choose(opts.image_handler, home, rules, place)
         upload = opts.image_upload_handler or opts.image_handler

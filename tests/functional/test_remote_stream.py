@@ -16,6 +16,7 @@ from nova import exception as nova_exception
 from tests import builders
 from tests.breaking import on_host
 from tests.dom0.glance_server import GlanceServer
+from tests.functional import test_requests
 from tests.functional.snapshots import Snapshots, unpacked
 from tests.sim import vhd_judges
 from xenapi_driver import exceptions
@@ -114,7 +115,7 @@ def test_a_server_boots_from_a_disk_that_is_the_images(streaming, sr, tarball):
     instance = builders.instance(streaming.add_image(tarball))
     with streaming.recording() as made:
         streaming.spawn(instance)
-    assert len(made) <= 16, made
+    assert len(made) <= test_requests.SPAWN_UNCACHED_ONE_VIF, made
     (vm,) = streaming.host.records("VM", name_label=instance.name)
     assert vm["power_state"] == "Running"
     (vbd,) = (streaming.host.record("VBD", ref) for ref in vm["VBDs"])

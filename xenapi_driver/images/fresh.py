@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Marks of disks that are being made, by which a killed service's are found.
 
-A disk has no name until it is complete. Where the driver chooses its UUID (a dom0
-plugin makes it), the UUID itself says which host's service chose it and in which run
-of the service; where the host chooses, a key in other_config says the same. Both are
-gone, or mean nothing any more, once the disk has a name.
+Where the driver chooses a disk's UUID (a dom0 plugin makes it), the UUID itself says
+which host's service chose it and in which run of the service: that means nothing any
+more once the disk has a name. Where the host chooses, a key in other_config says the
+same, which is gone when the disk is complete; it may have its name from the beginning,
+which saves a request.
 """
 
 from __future__ import annotations
@@ -48,11 +49,13 @@ def run_of(record: vdi.VdiRecord, host_uuid: str) -> str | None:
 
     None where it is complete, or not one that the service of this host makes.
     """
-    if record.name_label or not record.managed:
+    if not record.managed:
         return None
     if MAKER_KEY in record.other_config:
         maker, run, *_ = *record.other_config[MAKER_KEY].split("/"), ""
         return run if maker == host_uuid else None
+    if record.name_label:
+        return None
     digits = record.uuid.replace("-", "")
     known = digits[-_CHECK_DIGITS:] == _check(digits[:-_CHECK_DIGITS], host_uuid)
     return digits[: len(RUN)] if known else None

@@ -31,8 +31,8 @@ Progress = Callable[[float], None]
 class Handler(Protocol):
     """Moves images between Glance and the SR.
 
-    A disk that comes in has no name and no keys yet: the caller gives it those. On
-    a failure the SR is as it was.
+    A disk that comes in has no keys yet, and no name or that of a cached image: the
+    caller gives it both. On a failure the SR is as it was.
 
     :ivar longest_chain: how many VHDs it can store, where it reads their files itself;
         None where it reads a disk as the host shows it

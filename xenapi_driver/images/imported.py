@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 from xenapi_driver.formats import vhd
+from xenapi_driver.images import entries
 from xenapi_driver.images.new_disk import SECTOR, being_filled
 from xenapi_driver.images.raw import RawContent
 from xenapi_driver.xapi import streams, vdi
@@ -20,7 +21,7 @@ def write_raw(
     sr_ref: str | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> vdi.VdiRecord:
-    """Make a disk with this content, unnamed; on a failure there is none.
+    """Make a disk with this content; on a failure there is none.
 
     :param sr_ref: of another SR than the servers' disks'
     :param progress: called with 0.0 to 1.0
@@ -32,7 +33,8 @@ def write_raw(
         if progress is not None:
             progress(share)
 
-    with being_filled(home, content.size, sr_ref) as ref:
+    name = entries.label(content.image_id)
+    with being_filled(home, content.size, sr_ref, name) as ref:
         streams.import_disk(home.session, ref, _stream(content), progress=tell)
         return vdi.get(home.session, ref)
 

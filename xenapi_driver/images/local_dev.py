@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO
 
 from xenapi_driver import exceptions
-from xenapi_driver.images import tgz
+from xenapi_driver.images import entries, tgz
 from xenapi_driver.images.new_disk import being_filled
 from xenapi_driver.images.raw import RawContent
 from xenapi_driver.images.rules import TransferRules
@@ -77,15 +77,16 @@ class LocalDev:
         sr_ref: str | None = None,
         progress: Progress | None = None,
     ) -> vdi.VdiRecord:
-        """Make a disk with this content, unnamed; on a failure there is none.
+        """Make a disk with this content; on a failure there is none.
 
         :param sr_ref: of another SR than the servers' disks'
         :param progress: called with 0.0 to 1.0
         :raises exceptions.ImageError: the image is damaged
         :raises errors.XapiError: the host refused
         """
+        name = entries.label(content.image_id)
         with (
-            being_filled(self._home, content.size, sr_ref) as ref,
+            being_filled(self._home, content.size, sr_ref, name) as ref,
             plugged(self._home.session, self._place, ref) as device,
             _opened(device, "r+b") as disk,
         ):

@@ -20,7 +20,7 @@ from types import TracebackType
 
 from xenapi_driver import exceptions
 from xenapi_driver.formats import layers, tarball, vhd
-from xenapi_driver.images import imported
+from xenapi_driver.images import entries, imported
 from xenapi_driver.images.new_disk import being_filled
 from xenapi_driver.images.raw import RawContent
 from xenapi_driver.images.repeating import until_moved
@@ -61,7 +61,7 @@ class RemoteStream:
         max_bytes: int | None,
         progress: Progress | None = None,
     ) -> vdi.VdiRecord:
-        """Make one disk of a VHD image, unnamed; on a failure there is none.
+        """Make one disk of a VHD image; on a failure there is none.
 
         A transfer that breaks, or whose bytes are not those that the image service
         promised, begins anew, as often as the rules allow; Nova's client turns to
@@ -213,7 +213,10 @@ class _Incoming:
                 "disk.",
             )
         if self._ref is None:
-            self._ref = self._making.enter_context(being_filled(self._home, size))
+            # The name that it gets in the cache, if it is kept.
+            name = entries.label(self._source.image_id)
+            making = being_filled(self._home, size, name=name)
+            self._ref = self._making.enter_context(making)
             self._size = size
         elif size > self._size:
             # A server's disk that had grown, after what it was made on.

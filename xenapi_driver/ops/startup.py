@@ -18,6 +18,7 @@ from oslo_log import log as logging
 from xenapi_driver import conf as options
 from xenapi_driver import exceptions
 from xenapi_driver.images import handlers
+from xenapi_driver.images.rules import TransferRules
 from xenapi_driver.steps import snapshot
 from xenapi_driver.steps.build import INSTANCE_KEY
 from xenapi_driver.xapi import (
@@ -80,6 +81,22 @@ def _transport_factory(
         connect=opts.connection_connect_timeout, read=opts.connection_read_timeout
     )
     return functools.partial(transport.connect, url, verify=verify, timeouts=timeouts)
+
+
+def transfer_rules(conf: cfg.ConfigOpts) -> TransferRules:
+    """Return how images may be moved."""
+    return TransferRules(
+        attempts=conf.glance.num_retries + 1,
+        insecure=conf.glance.insecure,
+        compression_level=conf.xenserver.image_compression_level,
+        work_dir=conf.tempdir,
+        # As Nova's image client decides, where a server asks for nothing itself.
+        signatures=conf.glance.verify_glance_signatures
+        or bool(
+            conf.glance.enable_certificate_validation
+            and conf.glance.default_trusted_certificate_ids
+        ),
+    )
 
 
 def open_home(conf: cfg.ConfigOpts, session: Session) -> xapi_home.Home:
