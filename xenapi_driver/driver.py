@@ -419,7 +419,10 @@ class XenAPIDriver(driver.ComputeDriver):
             has_drive = metadata_drive.wished(instance)
             spawn.refuse_unsupported(instance, injected_files, volumes, has_drive)
             disks = server.disks_of(
-                instance, block_device_info, CONF.default_ephemeral_format
+                instance,
+                image_meta,
+                block_device_info,
+                CONF.default_ephemeral_format,
             )
             drive = has_drive and metadata_drive.content(
                 CONF, instance, injected_files, admin_password, network_info

@@ -3,13 +3,18 @@
 
 from __future__ import annotations
 
+import os
 import random
+import shutil
+import subprocess
 
 import pytest
 from nova import exception as nova_exception
+from nova.network import model as network_model
 
 from tests import breaking, builders
 
+REQUIRED = os.environ.get("REQUIRE_ROOT_PARTS") == "1"
 LIBRARY = {"i18n-key": "local-storage-iso"}
 # Not a whole number of the blocks that disks are made of.
 CD = random.Random(9).randbytes(3 * builders.MIB + 2048)
@@ -151,7 +156,8 @@ def test_what_a_cd_costs(library):
 def test_whatever_call_breaks_no_cd_is_left(library, name):
     trouble = breaking.TROUBLES[name]
     broken = 0
-    for one in breaking.break_calls(library, breaking.spawning(library), name, trouble):
+    building = breaking.spawning(library)
+    for one in breaking.break_calls(library, building, name, trouble, "VDI|VBD|import"):
         assert one.after == one.before, one
         assert cds(library) == [], one
         broken += one.failed
@@ -164,4 +170,147 @@ def test_whatever_step_breaks_no_cd_is_left(library):
         assert one.failed, one
         assert one.after == one.before, one
         steps.add(one.method)
-    assert {"boot-cd", "blank-root-disk"} <= steps
+    assert {"boot-cd", "further-disks"} <= steps
+
+
+# iPXE
+
+
+NETCFG = "/netcfg.ipxe"
+
+
+@pytest.fixture
+def ipxe(library, tmp_path):
+    """A rig with an image that boots iPXE, and all that it can be told."""
+    missing = [name for name in ("genisoimage", "isoinfo") if not shutil.which(name)]
+    if missing:
+        message = f"MISSING {missing}: no iPXE CD was made"
+        pytest.fail(message) if REQUIRED else pytest.skip(message)
+    tree = tmp_path / "cd"
+    tree.mkdir()
+    for name in ("isolinux.bin", "ipxe.krn"):
+        (tree / name).write_bytes(random.Random(name).randbytes(40_000))
+    image = tmp_path / "ipxe.iso"
+    boot = ["-b", "isolinux.bin", "-c", "boot.cat", "-no-emul-boot"]
+    boot += ["-boot-load-size", "4", "-boot-info-table"]
+    subprocess.run(
+        ["genisoimage", "-quiet", "-R", *boot, "-o", str(image), str(tree)], check=True
+    )
+    library.image_id = add_cd(library, image.read_bytes())
+    return library
+
+
+def told(rig, instance):
+    """Return what the server's CD tells iPXE, read by isoinfo."""
+    cd = folder(rig) / f"{drives(rig, instance)['1'][1]['uuid']}.img"
+    words = ["isoinfo", "-R", "-i", str(cd), "-x", NETCFG]
+    return subprocess.run(words, capture_output=True, text=True, check=True).stdout
+
+
+def ports(label="boot", cidr="192.0.2.0/24"):
+    network = network_model.Network(
+        id="a-network", bridge="br-int", label=label, mtu=1500,
+        subnets=[
+            network_model.Subnet(
+                cidr="2001:db8::/64", dns=[], ips=[], version=6,
+                gateway=network_model.IP("2001:db8::1"),
+            ),
+            network_model.Subnet(
+                cidr=cidr, version=4, ips=[network_model.FixedIP(address="192.0.2.7")],
+                gateway=network_model.IP("192.0.2.1"),
+                dns=[network_model.IP("192.0.2.53"), network_model.IP("192.0.2.54")],
+            ),
+        ],
+    )  # fmt: skip
+    vif = network_model.VIF(
+        id="1e1f9b2e-3b5f-4ed7-9c5f-2ad8d0d2bd77", address="fa:16:3e:00:00:01",
+        network=network, type="ovs", active=True,
+    )  # fmt: skip
+    return network_model.NetworkInfo([vif])
+
+
+def boot(rig, instance, network_info):
+    meta = builders.image_meta(hw_ipxe_boot=True)
+    meta.disk_format, meta.container_format = "iso", "bare"
+    rig.driver.spawn(
+        rig.context, instance, meta, [], "password", {}, network_info=network_info
+    )
+
+
+def restart(rig, **options):
+    for name, value in options.items():
+        rig.set_option(name, value)
+    rig.driver.cleanup_host("compute1")
+    rig.start()
+
+
+def test_an_ipxe_cd_is_told_the_servers_address(ipxe):
+    restart(
+        ipxe,
+        ipxe_network_name="boot",
+        ipxe_boot_menu_url="http://boot.example.org/menu",
+    )
+    before = ipxe.sim.inventory()
+    instance = builders.instance(ipxe.image_id)
+    boot(ipxe, instance, ports())
+    words = told(ipxe, instance)
+    for line in (
+        "set net0/ip 192.0.2.7", "set net0/netmask 255.255.255.0",
+        "set net0/gateway 192.0.2.1", "set dns 192.0.2.53",
+    ):  # fmt: skip
+        assert f"{line}\n" in words
+    assert "chain http://boot.example.org/menu " in words
+    ipxe.destroy(instance)
+    assert ipxe.sim.inventory() == before
+    assert cds(ipxe) == []
+
+
+def test_what_an_ipxe_cd_is_not_told_is_asked_at_the_console(ipxe, caplog):
+    restart(ipxe, ipxe_network_name="boot")
+    instance = builders.instance(ipxe.image_id)
+    boot(ipxe, instance, ports("another"))
+    words = told(ipxe, instance)
+    assert "net0/ip" not in words
+    assert "chain" not in words.partition("echo")[0]
+    assert "the URL of the boot menu and the network address" in caplog.text
+
+
+def test_without_the_program_in_dom0_the_server_boots_anyway(ipxe, caplog, tmp_path):
+    restart(ipxe, ipxe_network_name="boot", ipxe_mkisofs_cmd="xorrisofs")
+    # A dom0 without it: the plugin looks in its own folders.
+    path = ipxe.plugin_dir / "xenapi_dom0/ipxe_cd.py"
+    text = path.read_text()
+    path.write_text(text.replace("commands.find(maker)", "commands.find('no-such')"))
+    instance = builders.instance(ipxe.image_id)
+    boot(ipxe, instance, ports())
+    (vm,) = ipxe.host.records("VM", name_label=instance.name)
+    assert vm["power_state"] == "Running"
+    assert "dom0 does not have" in caplog.text
+
+
+def test_a_cd_that_boots_no_ipxe_is_refused(library):
+    before = library.sim.inventory()
+    with pytest.raises(nova_exception.NovaException, match="hw_ipxe_boot"):
+        boot(library, builders.instance(library.image_id), ports())
+    assert library.sim.inventory() == before
+    assert cds(library) == []
+
+
+def test_the_library_may_be_a_folder_of_the_servers_sr(ipxe):
+    """As an operator makes it who follows the documentation."""
+    api = ipxe.host.xenapi
+    api.SR.set_other_config(api.SR.get_by_uuid(ipxe.library), {})
+    home = ipxe.driver.home
+    place = {"location": f"/run/sr-mount/{home.sr_uuid}/iso", "legacy_mode": "true"}
+    about = ("0", "isos", "", "iso", "iso", False, {})
+    sr = api.SR.create(api.host.get_all()[0], place, *about)
+    api.SR.set_other_config(sr, LIBRARY)
+    restart(ipxe, ipxe_network_name="boot")
+    instance = builders.instance(ipxe.image_id)
+    boot(ipxe, instance, ports())
+    (cd,) = (ipxe.sim.sr_path / "iso").glob("*.img")
+    words = ["isoinfo", "-R", "-i", str(cd), "-x", NETCFG]
+    words = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    assert "set net0/ip 192.0.2.7\n" in words
+    ipxe.destroy(instance)
+    assert list((ipxe.sim.sr_path / "iso").iterdir()) == []

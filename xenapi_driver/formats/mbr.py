@@ -22,17 +22,18 @@ _MOST_SECTORS = 0xFFFFFFFF
 _ENTRY = struct.Struct("<B3sB3sII")
 
 
-def table(size: int, kind: int, signature: bytes) -> bytes:
-    """Return the first sector of a disk with one partition, from ``START`` to its end.
+def table(size: int, kind: int, signature: bytes, start: int = START) -> bytes:
+    """Return the first sector of a disk with one partition, from ``start`` to its end.
 
     :param size: bytes of the disk, a multiple of 512
     :param kind: type of the partition, such as ``LINUX``
     :param signature: 4 bytes by which systems tell disks apart
+    :param start: bytes, a multiple of 512
     :raises ValueError: there is no room for a partition, or more than a table can say
     """
-    sectors = (size - START) // SECTOR
+    sectors = (size - start) // SECTOR
     if not 0 < sectors <= _MOST_SECTORS or len(signature) != 4:
         raise ValueError(f"A disk of {size} bytes cannot have such a partition.")
-    entry = _ENTRY.pack(0, _BEYOND, kind, _BEYOND, START // SECTOR, sectors)
+    entry = _ENTRY.pack(0, _BEYOND, kind, _BEYOND, start // SECTOR, sectors)
     code = bytes(440) + signature + bytes(2)
     return code + entry.ljust(64, b"\0") + b"\x55\xaa"

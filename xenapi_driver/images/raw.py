@@ -71,7 +71,7 @@ def opened(
         elif kind == kinds.AMI:
             size = ami.disk_size(source.image_id, source.size)
             accept(size)
-            disk_of = ami.pieces(source.size, _plain(source, pieces))
+            disk_of = ami.pieces(source.image_id, source.size, _plain(source, pieces))
             yield RawContent(source.image_id, size, disk_of)
         else:
             raise AssertionError(f"{kind} images have no disk in them")

@@ -196,8 +196,6 @@ class Spawn:
             steps.append(self._cd(server, open_image, progress))
             if server.ipxe:
                 steps.append(iso.InjectIpxe(self._home, server, self._ipxe))
-            if server.root_bytes is not None:
-                steps.append(iso.MakeBlankRoot(self._home, server))
         if server.boot is not None:
             steps.append(CopyBootFiles(self._home, self._kernels, server, open_image))
         return steps

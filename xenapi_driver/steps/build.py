@@ -79,7 +79,7 @@ class Port:
 class FurtherDisk:
     """A disk beside the root, empty but for a file system.
 
-    :ivar kind: ``swap`` or ``ephemeral``
+    :ivar kind: ``swap``, ``ephemeral``, or ``user`` for a blank root disk
     :ivar name: its name label
     :ivar size: bytes
     :ivar device: position, decimal text

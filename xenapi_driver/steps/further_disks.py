@@ -13,6 +13,7 @@ from xenapi_driver.steps.build import (
     GIB,
     INSTANCE_KEY,
     MIB,
+    ROOT_DEVICE,
     SWAP_DEVICE,
     Attached,
     Built,
@@ -33,6 +34,7 @@ def wished(
     ephemerals: Sequence[tuple[int, str | None]],
     default_format: str | None,
     windows: bool,
+    root_gb: int = 0,
 ) -> tuple[FurtherDisk, ...]:
     """Return the disks that a server of this flavor has beside its root.
 
@@ -40,10 +42,14 @@ def wished(
     :param swap_mb: MiB, 0 for no swap
     :param ephemerals: GiB and the file system that was asked for, or None
     :param default_format: file system of the others, None to leave them empty
+    :param root_gb: GiB of a blank root disk, 0 where the image is the root disk
     :raises exceptions.NotSupportedYet: a file system that nobody makes
     :raises exceptions.UnfitHost: one whose program is not installed here
     """
     disks = []
+    if root_gb:
+        size = root_gb * GIB
+        disks.append(FurtherDisk("user", name, size, ROOT_DEVICE, default_format, ""))
     if swap_mb:
         # Windows has no swap partitions: it gets a volume for its paging file.
         kind = "vfat" if windows else "swap"

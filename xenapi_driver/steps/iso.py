@@ -16,7 +16,6 @@ from xenapi_driver.steps.build import (
     CD_DEVICE,
     DISK_TYPE_KEY,
     INSTANCE_KEY,
-    ROOT_DEVICE,
     Attached,
     Built,
     Port,
@@ -81,30 +80,6 @@ class FetchCd(flow.Step[Built]):
         cd = state.disks.pop(CD_DEVICE, None)
         if cd is not None and cd.vdi is not None:
             vdi.destroy(self._home.session, cd.vdi)
-
-
-class MakeBlankRoot(flow.Step[Built]):
-    """Make the disk that the CD's installer is to fill. Undo removes it."""
-
-    name = "blank-root-disk"
-
-    def __init__(self, home: Home, server: Server) -> None:
-        self._home = home
-        self._server = server
-
-    def run(self, state: Built) -> None:
-        server = self._server
-        keys = {INSTANCE_KEY: server.uuid, DISK_TYPE_KEY: "user"}
-        record = vdi.new_record(
-            self._home.sr.ref, server.root_bytes or 0, server.name, other_config=keys
-        )
-        ref = vdi.create(self._home.session, record)
-        state.disks[ROOT_DEVICE] = Attached(ref, ROOT_DEVICE)
-
-    def undo(self, state: Built) -> None:
-        root = state.disks.pop(ROOT_DEVICE, None)
-        if root is not None and root.vdi is not None:
-            vdi.destroy(self._home.session, root.vdi)
 
 
 class InjectIpxe(flow.Step[Built]):

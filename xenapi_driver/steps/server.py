@@ -60,11 +60,15 @@ def server_of(
 
 
 def disks_of(
-    instance: Any, block_device_info: dict | None, default_format: str | None
+    instance: Any,
+    image_meta: Any,
+    block_device_info: dict | None,
+    default_format: str | None,
 ) -> tuple[FurtherDisk, ...]:
-    """Return the disks that the server has beside its root, volumes left out.
+    """Return the disks that the server has beside its image's, volumes left out.
 
-    What block devices are asked for counts, and the flavor's where none are.
+    What block devices are asked for counts, and the flavor's where none are. The
+    root disk is among them where the image is a CD.
 
     :param default_format: ``[DEFAULT] default_ephemeral_format``
     :raises exceptions.DriverError: a file system that cannot be made
@@ -73,12 +77,14 @@ def disks_of(
     asked = driver.block_device_info_get_ephemerals(block_device_info)
     ephemerals = [(one["size"], one["guest_format"]) for one in asked]
     swap = driver.block_device_info_get_swap(block_device_info)
+    is_cd = _formats(image_meta, "disk_format") == kinds.ISO
     return further_disks.wished(
         instance.name,
         swap["swap_size"] or flavor.swap,
         ephemerals or [(flavor.ephemeral_gb, None)],
         default_format,
         instance.os_type == "windows",
+        flavor.root_gb if is_cd else 0,
     )
 
 
