@@ -7,9 +7,11 @@ import os
 import random
 import shutil
 import subprocess
+from unittest import mock
 
 import pytest
 from nova import exception as nova_exception
+from nova import objects
 from nova.network import model as network_model
 
 from tests import breaking, builders
@@ -113,6 +115,26 @@ def test_a_cd_that_an_operator_put_in_stays(library):
     assert library.host.records("VDI", name_label="tools.iso") == [
         {**tools, "VBDs": [], "physical_utilisation": tools["physical_utilisation"]}
     ]
+
+
+def test_a_cd_of_a_build_that_was_killed_goes_at_the_next_start(library):
+    instance = builders.instance(library.image_id)
+    library.spawn(instance)
+    (vm,) = library.host.records("VM", name_label=instance.name)
+    library.host.call("VM.hard_shutdown", vm["uuid"])
+    library.host.destroy("VM", vm["uuid"])
+    assert len(cds(library)) == 1
+    instance.host = None
+
+    def known(context, uuid, *more, **others):
+        assert uuid == instance.uuid
+        return instance
+
+    # Nova's database is the one part that is not here.
+    with mock.patch.object(objects.Instance, "get_by_uuid", known):
+        restart(library)
+    assert cds(library) == []
+    assert library.host.records("VDI", name_label=instance.name) == []
 
 
 @pytest.mark.parametrize("why", ["none", "unmarked", "unplugged"])

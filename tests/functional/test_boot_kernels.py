@@ -180,6 +180,23 @@ def test_a_kernel_of_an_operators_is_not_removed(ami):
     assert "vmlinuz" in kept(ami)
 
 
+def test_kernels_that_nobody_uses_go(ami):
+    used, gone = server(ami), server(ami)
+    ami.spawn(used)
+    ami.spawn(gone)
+    # Somebody removed the VM behind Nova's back.
+    ami.host.call("VM.hard_shutdown", vm_of(ami, gone)["uuid"])
+    ami.host.destroy("VM", vm_of(ami, gone)["uuid"])
+    for name in kept(ami):
+        os.utime(dom0(ami, f"{FOLDER}/{name}"), (time.time() - 90_000,) * 2)
+    (dom0(ami) / "vmlinuz").write_bytes(b"an operator's")
+    ami.driver.manage_image_cache(ami.context, [])
+    paths = [vm_of(ami, used)[field] for field in ("PV_kernel", "PV_ramdisk")]
+    assert kept(ami) == sorted(["vmlinuz", *map(os.path.basename, paths)])
+    ami.spawn(server(ami))
+    assert len(kept(ami)) == 7
+
+
 # refusals
 
 

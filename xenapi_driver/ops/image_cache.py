@@ -12,7 +12,7 @@ from typing import Any
 from oslo_log import log as logging
 
 from xenapi_driver import exceptions
-from xenapi_driver.images import entries, fetching, kinds, left_overs
+from xenapi_driver.images import entries, fetching, kernels, kinds, left_overs
 from xenapi_driver.images import source as image_source
 from xenapi_driver.images.cache import ImageCache
 from xenapi_driver.images.entries import Entry
@@ -22,7 +22,8 @@ from xenapi_driver.xapi.home import Home
 
 LOG = logging.getLogger(__name__)
 
-DAY = 24 * 3600
+HOUR = 3600
+DAY = 24 * HOUR
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Keeper:
     An entry is used while a disk shares its blocks, or while a server of Nova's was
     made from its image. When that ends the entry is marked with the time, so that
     its age survives this service; a pass over a cache that stays as it is asks
-    the host nothing.
+    the host nothing, but for the kernels in dom0, once a day.
     """
 
     def __init__(self, home: Home, cache: ImageCache, handler: Handler) -> None:
@@ -71,6 +72,7 @@ class Keeper:
         self._cache = cache
         self._handler = handler
         self._seen: set[str] = set()
+        self._swept: float | None = None
 
     def warm(
         self,
@@ -124,7 +126,21 @@ class Keeper:
                              "why": exc})  # fmt: skip
         strays = left_overs.remove_strays(self._home, self._seen)
         self._seen = strays | {one.vdi.uuid for one in found if one.twin}
+        if ageing.remove and (self._swept is None or now - self._swept >= DAY):
+            self._swept = now
+            self._sweep_dom0(max(ageing.minimum_seconds, HOUR))
         return removed
+
+    def _sweep_dom0(self, seconds: int) -> None:
+        """Remove kernels and ramdisks that no VM names; only dom0 knows of them."""
+        try:
+            gone = kernels.sweep(self._home.session, seconds)
+        except errors.XapiError as exc:
+            LOG.warning("Unused kernels may stay in dom0: %s", exc)
+            return
+        for path in gone:
+            LOG.info("Removed %s from dom0: no server was started from it for %d s.",
+                     path, seconds)  # fmt: skip
 
     def _looked_after(
         self, entry: Entry, ageing: Ageing, in_use: Collection[str], now: float

@@ -63,12 +63,19 @@ def clear(home: Home, never_ran: Callable[[str], bool]) -> None:
 
 
 def _without_vm(home: Home) -> list[vdi.VdiRecord]:
-    """Return the disks, in nobody's hands, of servers without a VM in the pool."""
+    """Return the disks, in nobody's hands, of servers without a VM in the pool.
+
+    Those of our SR, and CDs of any library.
+    """
     session = home.session
+    found = vdi.in_sr(session, home.sr.ref)
+    for other in sr.all(session):
+        if other.content_type == "iso" and other.ref != home.sr.ref:
+            found += vdi.in_sr(session, other.ref)
     with_vm = {one.nova_uuid for one in session.records[vm.VmRecord].values()}
     return [
         one
-        for one in vdi.in_sr(session, home.sr.ref)
+        for one in found
         if one.managed
         and not one.is_a_snapshot
         and INSTANCE_KEY in one.other_config
