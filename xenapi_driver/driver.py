@@ -41,7 +41,7 @@ from xenapi_driver.ops import (
     spawn,
     startup,
 )
-from xenapi_driver.steps import iso, server
+from xenapi_driver.steps import server
 from xenapi_driver.xapi import errors, pool, release, vm
 from xenapi_driver.xapi.coalescing import Looks
 from xenapi_driver.xapi.home import Home
@@ -236,14 +236,7 @@ class XenAPIDriver(driver.ComputeDriver):
             **type(self).capabilities,
             "supports_secure_boot": pool.secure_boot_ready(home.session),
         }
-        ipxe = iso.IpxeRules(
-            network=opts.ipxe_network_name,
-            menu_url=opts.ipxe_boot_menu_url,
-            maker=opts.ipxe_mkisofs_cmd,
-        )
-        boot = spawn.BootRules(
-            ipxe, opts.max_kernel_ramdisk_size, CONF.use_cow_images
-        )
+        boot = spawn.boot_rules(CONF)
         self._spawn = spawn.Spawn(home, opts.cache_images, handler, boot)
         self._keeper = image_cache.Keeper(home, self._spawn.cache, handler)
         image_cache.warn_of_place(CONF.instances_path)

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
+from oslo_config import cfg
 from oslo_log import log as logging
 
 from xenapi_driver import exceptions, flow
@@ -115,6 +116,20 @@ class BootRules:
     ipxe: iso.IpxeRules
     most_kernel_bytes: int
     cow: bool = True
+
+
+def boot_rules(conf: cfg.ConfigOpts) -> BootRules:
+    """Return what the options say."""
+    opts = conf.xenserver
+    return BootRules(
+        iso.IpxeRules(
+            network=opts.ipxe_network_name,
+            menu_url=opts.ipxe_boot_menu_url,
+            maker=opts.ipxe_mkisofs_cmd,
+        ),
+        opts.max_kernel_ramdisk_size,
+        conf.use_cow_images,
+    )
 
 
 class Spawn:
