@@ -126,6 +126,26 @@ def test_a_clone_in_the_middle_is_noticed(store, monkeypatch):
     assert digest(store, source) == before
 
 
+def test_a_write_in_the_same_tick_of_the_clock_is_kept(store, monkeypatch):
+    """The guest writes into the leaf while it is merged, and its time stays."""
+    source = made(store)
+    leaf, _base = clone(store, source)
+    store.write(source, 0, b"mine")
+    store.destroy(leaf)
+    merge = coalesce._merge
+
+    def write_meanwhile(*arguments):
+        merge(*arguments)
+        monkeypatch.setattr(coalesce, "_merge", merge)
+        about = store.path_of(source).stat()
+        store.write(source, 0, b"late")
+        os.utime(store.path_of(source), ns=(about.st_atime_ns, about.st_mtime_ns))
+
+    monkeypatch.setattr(coalesce, "_merge", write_meanwhile)
+    assert tidy(store) == ["leaf"]
+    assert store.read(source, 0, 4) == b"late"
+
+
 def fixed_disk(store, content):
     """Put a fixed disk on an SR, as images may have it, and return its uuid."""
     name = str(uuid.uuid4())

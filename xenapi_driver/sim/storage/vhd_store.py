@@ -24,7 +24,7 @@ from xenapi_driver.sim.storage.vhd_chain import MAX_CHAIN, Chain
 _UUID = re.compile("[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _PLENTY = 0.75  # share of an SR that may be used before one looks closely
 _MEMORY = 2.0  # seconds for which what was seen counts
-_CLOCK_STEP = 100_000_000  # ns that two changes may be apart and look simultaneous
+CLOCK_STEP = 100_000_000  # ns that two changes may be apart and look simultaneous
 
 
 class StorageError(Exception):
@@ -396,7 +396,7 @@ class SrStore:
             return VhdInfo(uuid, about.st_size, taken, None, False, raw=True)
         info = self._read_info(uuid)
         # Times are not exact: what was written just now may change unnoticed.
-        if time.time_ns() - about.st_mtime_ns > _CLOCK_STEP:
+        if time.time_ns() - about.st_mtime_ns > CLOCK_STEP:
             self._infos[uuid] = seal, info
         return info
 
