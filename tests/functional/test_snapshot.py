@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import random
+import threading
+
 import pytest
 from nova import exception as nova_exception
 from nova.compute import task_states
@@ -11,6 +14,7 @@ from tests import builders
 from tests.breaking import on_host
 from tests.dom0.glance_server import Trouble
 from tests.functional.snapshots import Snapshots, unpacked
+from tests.sim.clients import wait_until
 from xenapi_driver.images import direct_vhd
 from xenapi_driver.steps import snapshot as steps
 from xenapi_driver.xapi import vdi
@@ -212,6 +216,57 @@ def test_uploads_have_a_handler_of_their_own(rig, snapshots):
     assert len(made) <= 6, made
     assert on_host(rig) == before
     assert snapshots.server(image.identity).read_back == server.written
+
+
+def test_an_upload_handler_that_cannot_serve_the_sr_is_refused(bare_rig):
+    bare_rig.host.create_sr("lvm", key="value")
+    bare_rig.set_option("sr_matching_filter", "other-config:key=value")
+    bare_rig.set_option("image_handler", "vdi_remote_stream")
+    bare_rig.set_option("image_upload_handler", "direct_vhd")
+    with pytest.raises(
+        nova_exception.InvalidConfiguration, match="remove image_upload_handler"
+    ):
+        bare_rig.start()
+    bare_rig.set_option("image_upload_handler", "")
+    bare_rig.start()
+
+
+def test_a_server_deleted_during_the_upload_does_no_harm(rig, snapshots):
+    """Its disk goes, and the snapshot is uploaded to its end."""
+    server = snapshots.server()
+    server.write(8 * MIB, random.Random(0).randbytes(4 * MIB))
+    image, expected = snapshots.image(), server.written
+    rig.images.slow = 0.01
+    upload = threading.Thread(target=snapshots.take, args=(server, image))
+    upload.start()
+    wait_until(rig.images.puts, seconds=30)
+    rig.destroy(server.instance)
+    assert image.status != "active"
+    upload.join()
+    assert unpacked(rig, image)[1] == expected
+    assert rig.host.records("VDI", name_label=server.instance.name) == []
+
+
+def test_many_at_once(rig, snapshots):
+    """Their disks are on one base copy, and the storage manager works all the time."""
+    servers = [snapshots.server() for _ in range(4)]
+    found = {}
+
+    def work(number):
+        found[number] = [snapshots.take(servers[number]) for _ in range(2)]
+
+    for number, server in enumerate(servers):
+        server.write((3 + number) * MIB, b"number %d" % number * 512)
+    before = on_host(rig)
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for number, server in enumerate(servers):
+        contents = {unpacked(rig, image)[1] for image in found[number]}
+        assert contents == {server.written}
+    assert on_host(rig) == before
 
 
 def test_a_guest_that_must_be_quiesced_has_to_be_stopped(rig, snapshots):

@@ -135,6 +135,15 @@ def find_storage(
     storage = xapi_home.find_sr(session, opts.sr_matching_filter)
     path = xapi_home.sr_path(session, storage, opts.sr_base_path)
     handlers.check_sr(opts.image_handler, storage, path)
+    upload = opts.image_upload_handler
+    if upload:
+        try:
+            handlers.check_sr(upload, storage, path)
+        except exceptions.UnfitHost as exc:
+            raise exceptions.UnfitHost(
+                f"image_upload_handler = {upload} cannot serve the SR: {exc.seen}",
+                "remove image_upload_handler, so that image_handler uploads, too",
+            ) from exc
     return storage, path
 
 
