@@ -10,6 +10,7 @@ from nova import exception as nova_exception
 
 from tests import builders
 from tests.sim.clients import vbd_record, vdi_record
+from xenapi_driver.images import fresh
 from xenapi_driver.xapi import home
 
 
@@ -87,3 +88,15 @@ def test_a_driver_that_is_not_up_says_so(bare_rig, ended):
         with pytest.raises(nova_exception.VirtDriverNotReady):
             verb()
     assert not driver.node_is_available("xcpng-01")
+
+
+def test_a_disk_that_was_being_filled_in_the_compute_vm_is_freed_and_goes(bare_rig):
+    host = bare_rig.host.records("host")[0]["uuid"]
+    keys = {fresh.MAKER_KEY: f"{host}/0badcafe/x"}
+    left, left_vbd = plugged(bare_rig, "", keys)
+    other, other_vbd = plugged(bare_rig, "", {fresh.MAKER_KEY: "another/0badcafe/x"})
+    bare_rig.start()
+    api = bare_rig.host.xenapi
+    assert left_vbd not in api.VBD.get_all()
+    assert left not in api.VDI.get_all()
+    assert api.VDI.get_VBDs(other) == [other_vbd]

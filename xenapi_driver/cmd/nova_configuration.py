@@ -36,10 +36,14 @@ def read(
     netconf.register_opts(conf)
     compute.register_opts(conf)
     options.register_opts(conf)
-    given = [f"--config-file={file}" for file in files or ()]
-    given += [f"--config-dir={folder}" for folder in folders or ()]
-    conf(given, project="nova", prog="nova-compute")
+    conf(arguments(files, folders), project="nova", prog="nova-compute")
     return conf
+
+
+def arguments(files: list[str] | None, folders: list[str] | None) -> list[str]:
+    """Return nova-compute's arguments that name these files and folders."""
+    given = [f"--config-file={file}" for file in files or ()]
+    return given + [f"--config-dir={folder}" for folder in folders or ()]
 
 
 def told(exc: Exception, files: list[str] | None) -> str:

@@ -17,7 +17,7 @@ from oslo_log import log as logging
 
 from xenapi_driver import conf as options
 from xenapi_driver import exceptions
-from xenapi_driver.images import handlers
+from xenapi_driver.images import fresh, handlers
 from xenapi_driver.images.rules import TransferRules
 from xenapi_driver.steps import snapshot
 from xenapi_driver.steps.build import INSTANCE_KEY
@@ -215,7 +215,9 @@ def check_compute_vm(conf: cfg.ConfigOpts, session: Session) -> str | None:
 
 
 def free_disks(conf: cfg.ConfigOpts, session: Session) -> None:
-    """Unplug servers' disks that an earlier run left in this service's own VM.
+    """Unplug disks that an earlier run left in this service's own VM.
+
+    Servers' disks, and such as were to become one.
 
     It was killed in the middle of its work. They would keep their servers from
     being started or deleted, and take this VM's device numbers. What does not let
@@ -224,11 +226,13 @@ def free_disks(conf: cfg.ConfigOpts, session: Session) -> None:
     own = _own_vm(conf, session)
     for one in vbd.of_vm(session, own.ref) if own is not None else ():
         disk = session.records[vdi.VdiRecord].get(one.vdi or "")
-        if disk is None or INSTANCE_KEY not in disk.other_config:
+        if disk is None:
+            continue
+        server = disk.other_config.get(INSTANCE_KEY)
+        if server is None and fresh.run_of(disk, session.host.uuid) is None:
             continue
         LOG.info("Disk %(disk)s of server %(server)s is still in this VM; freeing it.",
-                 {"disk": disk.uuid,
-                  "server": disk.other_config[INSTANCE_KEY]})  # fmt: skip
+                 {"disk": disk.uuid, "server": server or "(none yet)"})  # fmt: skip
         try:
             if one.currently_attached:
                 vbd.unplug(session, one.ref)
