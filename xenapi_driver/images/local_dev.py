@@ -84,14 +84,14 @@ class LocalDev:
         :raises exceptions.ImageError: the image is damaged
         :raises errors.XapiError: the host refused
         """
-        name = entries.label(content.image_id)
-        with (
-            being_filled(self._home, content.size, sr_ref, name) as ref,
-            plugged(self._home.session, self._place, ref) as device,
-            _opened(device, "r+b") as disk,
-        ):
-            _fill(disk, content, progress)
-        return vdi.get(self._home.session, ref)
+        session, name = self._home.session, entries.label(content.image_id)
+        with being_filled(self._home, content.size, sr_ref, name) as ref:
+            with (
+                plugged(session, self._place, ref) as device,
+                _opened(device, "r+b") as disk,
+            ):
+                _fill(disk, content, progress)
+            return vdi.get(session, ref)
 
     def store(
         self,

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from oslo_log import log as logging
 
@@ -41,12 +42,33 @@ def being_filled(
     whole = -(-size // SECTOR) * SECTOR
     marks = fresh.keys(home.host.uuid) if keys is None else keys
     record = vdi.new_record(sr_ref or home.sr.ref, whole, name, other_config=marks)
-    ref = vdi.create(home.session, record)
+    try:
+        ref = vdi.create(home.session, record)
+    except errors.XapiError:
+        if keys is None:
+            _discard_unseen(home, record)
+        raise
     try:
         yield ref
     except BaseException:
         _discard(home, ref)
         raise
+
+
+def _discard_unseen(home: Home, record: Mapping[str, Any]) -> None:
+    """Destroy a disk that the host made before it failed; its marks are like no other.
+
+    Never raises what the host says, for something came first.
+    """
+    try:
+        found = vdi.in_sr(home.session, record["SR"])
+    except errors.XapiError as exc:
+        LOG.warning("A disk may be left in SR %(sr)s: %(reason)s",
+                    {"sr": home.sr_uuid, "reason": exc})  # fmt: skip
+        return
+    for one in found:
+        if one.other_config == record["other_config"]:
+            _discard(home, one.ref)
 
 
 def _discard(home: Home, ref: str) -> None:

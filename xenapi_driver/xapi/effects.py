@@ -169,6 +169,9 @@ def visible(
     if (xapi_class, verb) in _RULES:
 
         def done(now: Snapshot) -> bool:
+            # One that went soon after is told as gone, and nothing before that.
+            if ref in before[kind] and ref not in now[kind]:
+                return True
             return isinstance(outcome(method, args, before, now), str)
 
         return Effect(done, kind, ref)

@@ -76,31 +76,29 @@ def plugged(
         raise errors.UuidInvalid(
             "UUID_INVALID", ("VM", place.vm_uuid), "VM.get_by_uuid"
         )
-    drive = vbd.create(
-        session,
-        {
-            "VM": own.ref,
-            "VDI": vdi_ref,
-            "userdevice": "autodetect",
-            "bootable": False,
-            # DISK_VBD_MUST_BE_READWRITE_FOR_HVM
-            "mode": "RW" if own.domain_type == "hvm" else mode,
-            "type": "Disk",
-            "unpluggable": True,
-            "empty": False,
-            "other_config": {},
-            "qos_algorithm_type": "",
-            "qos_algorithm_params": {},
-        },
-    )
+    record = {
+        "VM": own.ref,
+        "VDI": vdi_ref,
+        "userdevice": "autodetect",
+        "bootable": False,
+        # DISK_VBD_MUST_BE_READWRITE_FOR_HVM
+        "mode": "RW" if own.domain_type == "hvm" else mode,
+        "type": "Disk",
+        "unpluggable": True,
+        "empty": False,
+        "other_config": {},
+        "qos_algorithm_type": "",
+        "qos_algorithm_params": {},
+    }
     try:
+        drive = vbd.create(session, record)
         vbd.plug(session, drive)
-        try:
-            yield _device(session, place, drive)
-        finally:
-            _unplug(session, drive, place.unplug_retries)
+        yield _device(session, place, drive)
     finally:
-        vbd.destroy(session, drive)
+        # Not by its reference alone: the host may have made it and then failed.
+        for one in vbd.of_vm(session, own.ref):
+            if one.vdi == vdi_ref:
+                _removed(session, one.ref, place.unplug_retries)
 
 
 def _device(session: Client, place: Place, drive: str) -> pathlib.Path:
@@ -113,13 +111,21 @@ def _device(session: Client, place: Place, drive: str) -> pathlib.Path:
     return path
 
 
-def _unplug(session: Client, drive: str, retries: int) -> None:
+def _removed(session: Client, drive: str, retries: int) -> None:
+    """Unplug and remove the drive; its disk could not be destroyed else.
+
+    Asked again whatever the host says: the device may still be in use, or the host
+    be busy with it.
+    """
     for left in reversed(range(retries + 1)):
         try:
-            vbd.unplug(session, drive)
+            record = session.records[vbd.VbdRecord].get(drive)
+            if record is not None and record.currently_attached:
+                vbd.unplug(session, drive)
+            vbd.destroy(session, drive)
             return
-        except errors.DeviceDetachRejected:
+        except errors.XapiFailure as exc:
             if not left:
                 raise
-            LOG.debug("A plugged disk is still in use; asking again.")
+            LOG.debug("A plugged disk does not let go yet: %s", exc)
         time.sleep(_UNPLUG_PAUSE_SECONDS)

@@ -302,7 +302,25 @@ class _Transfer:
 
 def _new_task(session: Client, what: str) -> str:
     """Return a pending task, known again by its name should its answer get lost."""
-    return task.create(session, f"{what} {uuid.uuid4()}", session.signature)
+    label = f"{what} {uuid.uuid4()}"
+    try:
+        return task.create(session, label, session.signature)
+    except errors.XapiFailure:
+        _drop_labelled(session, label)
+        raise
+
+
+def _drop_labelled(session: Client, label: str) -> None:
+    """Remove a task that the host made before it failed: nothing would ever end it."""
+    try:
+        for one in session.records[task.TaskRecord].values():
+            if one.name_label == label:
+                session.call("task.set_status", one.ref, "cancelled")
+                task.destroy(session, one.ref)
+    except errors.XapiError as exc:
+        # The caller raises what came first; this is only its clean-up.
+        LOG.warning("A task may be left on the host, %(task)s: %(reason)s",
+                    {"task": label, "reason": exc})  # fmt: skip
 
 
 # in

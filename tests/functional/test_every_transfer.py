@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every handler does, and a server with all its disks, broken at every call.
+
+As ``test_every_call.py`` judges them.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from tests import breaking, builders
+from tests.functional.snapshots import Snapshots
+from tests.functional.test_config_drive import asked_elsewhere, server
+from tests.functional.test_every_call import every_call, judge
+from tests.functional.test_raw_images import build_rig, image, raw
+
+__all__ = ["asked_elsewhere", "build_rig", "raw"]
+
+STREAM, LOCAL, DIRECT = "vdi_remote_stream", "vdi_local_dev", "direct_vhd"
+
+# Handler, type of the SR, kind of the image.
+TRANSFERS = [
+    (STREAM, "lvm", "vhd"),
+    (STREAM, "ext", "qcow2"),
+    (DIRECT, "ext", "raw"),
+    (LOCAL, "ext", "tgz"),
+]
+
+
+def offer(rig, raw, tarball, kind):
+    if kind == "vhd":
+        return rig.add_image(tarball)
+    data, formats = image(raw, kind)
+    return rig.add_image(data, **formats)
+
+
+@pytest.mark.parametrize(("handler", "sr", "kind"), TRANSFERS)
+def test_builds_broken_at_every_call(
+    build_rig, raw, tarball, capsys, handler, sr, kind
+):
+    rig = build_rig(handler, sr)
+    rig.image_id = offer(rig, raw, tarball, kind)
+    bystander = builders.instance(rig.image_id)
+    rig.spawn(bystander)
+    broken = every_call(rig, breaking.spawning(rig))
+    assert len(broken) >= 20
+    judge(rig, bystander, broken, capsys)
+
+
+@pytest.mark.parametrize(
+    ("handler", "sr", "kind"), [(STREAM, "ext", "vhd"), (LOCAL, "ext", "raw")]
+)
+def test_snapshots_broken_at_every_call(
+    build_rig, raw, tarball, capsys, handler, sr, kind
+):
+    rig = build_rig(handler, sr)
+    rig.image_id = offer(rig, raw, tarball, kind)
+    bystander = builders.instance(rig.image_id)
+    rig.spawn(bystander)
+    snapshots = Snapshots(rig)
+    subject = snapshots.server()
+
+    def settle(taken):
+        assert taken.status == "active" or taken.data is None, "half an upload"
+        assert rig.sim.settle_storage()
+
+    operation = breaking.Operation(
+        snapshots.image, lambda taken: snapshots.take(subject, taken), settle
+    )
+    broken = every_call(rig, operation)
+    assert len(broken) >= 15
+    judge(rig, bystander, broken, capsys)
+
+
+def with_all_disks(rig):
+    """Return a server with swap, two ephemeral disks and a config drive."""
+    return server(rig, swap=64, ephemeral_gb=2)
+
+
+@pytest.fixture
+def bystander(rig):
+    instance = with_all_disks(rig)
+    rig.spawn(instance)
+    return instance
+
+
+def test_builds_of_all_disks_broken_at_every_call(rig, bystander, capsys):
+    build = breaking.Operation(
+        lambda: with_all_disks(rig), lambda one: rig.spawn(one), rig.destroy
+    )
+    broken = every_call(rig, build)
+    assert len(broken) >= 60
+    judge(rig, bystander, broken, capsys)
+
+
+def test_builds_of_all_disks_broken_at_every_step(rig, bystander, capsys):
+    build = breaking.Operation(
+        lambda: with_all_disks(rig), lambda one: rig.spawn(one), rig.destroy
+    )
+    broken = list(breaking.break_steps(rig, build))
+    assert len(broken) >= 16
+    judge(rig, bystander, broken, capsys)
+
+
+def test_removals_of_all_disks_broken_at_every_call(rig, bystander, capsys):
+    def built():
+        instance = with_all_disks(rig)
+        rig.spawn(instance)
+        return instance
+
+    removal = breaking.Operation(built, rig.destroy, rig.destroy)
+    broken = every_call(rig, removal)
+    assert len(broken) >= 24
+    judge(rig, bystander, broken, capsys)
