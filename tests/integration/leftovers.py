@@ -16,8 +16,9 @@ def check(matrix: Matrix, place: str) -> None:
     """
     host, before = matrix.hosts[place], matrix.before[place]
     cached: set[str] = set()
-    for image_id in matrix.booted[place]:
-        cached |= leftovers.cache_of(host.disks(), image_id)
+    for image_id, kind in matrix.booted[place].items():
+        if kind != "iso":  # CDs are never cached
+            cached |= leftovers.cache_of(host.disks(), image_id)
     last: list[str] = []
 
     def clean() -> bool:

@@ -19,7 +19,11 @@ from tests.integration.rows import Matrix, Outcome, Row
 
 HANDLERS = {"direct": "direct_vhd", "remote": "vdi_remote_stream",
             "local": "vdi_local_dev"}  # fmt: skip
-PLACES = ("direct-ext", "direct-nfs")
+PLACES = (
+    *("direct-ext", "direct-nfs"),
+    *("local-ext", "local-nfs", "local-lvm"),
+    *("remote-ext", "remote-nfs", "remote-lvm"),
+)
 
 
 def node(number: int, name: str) -> Node:
@@ -29,13 +33,28 @@ def node(number: int, name: str) -> Node:
 
 
 NODES = tuple(node(number, name) for number, name in enumerate(PLACES, 1))
-KINDS = ("vhd", "dotted", "chain", "old-names", "raw", "tgz", "qcow2")
+VHDS = ("vhd", "dotted", "chain", "old-names")
+OTHERS = ("raw", "tgz", "qcow2", "iso", "ami")
+KINDS = {"direct": VHDS + OTHERS, "local": OTHERS, "remote": VHDS + OTHERS}
+
+
+def row(place: str, kind: str, number: int) -> Row:
+    """Every other server is stopped, and its disk changed, before the snapshot.
+
+    Every third has a flavor whose disk the image's must grow to; fewer where a
+    snapshot reads the whole disk. Beside a CD there is a blank disk of the flavor's,
+    and nothing to make an image of.
+    """
+    if kind == "iso":
+        return Row(place, kind, snapshot=False, disk=1)
+    grown = number % (6 if place.startswith("local") else 3) == 0
+    return Row(place, kind, stopped=bool(number % 2), disk=int(grown))
+
+
 ROWS = [
-    # Every other server is stopped, and its disk changed, before the snapshot; and
-    # every third has a flavor whose disk the image's must grow to.
-    Row(place, kind, stopped=bool((x + y) % 2), disk=int((x + y) % 3 == 0))
+    row(place, kind, x + y)
     for x, place in enumerate(PLACES)
-    for y, kind in enumerate(KINDS)
+    for y, kind in enumerate(KINDS[place.partition("-")[0]])
 ]
 
 
