@@ -15,6 +15,7 @@ from nova import objects
 from nova.network import model as network_model
 
 from tests import breaking, builders
+from tests.functional import snapshots
 
 REQUIRED = os.environ.get("REQUIRE_ROOT_PARTS") == "1"
 LIBRARY = {"i18n-key": "local-storage-iso"}
@@ -88,6 +89,17 @@ def test_a_flavor_without_a_disk_gives_the_cd_alone(library):
     instance = builders.instance(library.image_id, root_gb=0)
     library.spawn(instance)
     assert sorted(drives(library, instance)) == ["1"]
+
+
+def test_an_image_of_such_a_server_is_that_of_its_disk(library):
+    some = snapshots.Snapshots(library)
+    with pytest.raises(nova_exception.NovaException, match="no root disk"):
+        some.take(some.server())  # of a flavor without a disk
+    instance = builders.instance(library.image_id)
+    library.spawn(instance)
+    instance.auto_disk_config = False
+    image = some.take(snapshots.Server(library, instance))
+    assert (image.status, image.fields["disk_format"]) == ("active", "vhd")
 
 
 def test_each_server_has_a_cd_of_its_own(library):

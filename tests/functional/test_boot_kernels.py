@@ -15,6 +15,7 @@ from nova import exception as nova_exception
 
 from tests import breaking, builders
 from tests.dom0 import kernels
+from tests.functional import snapshots
 from tests.functional.test_spawn import READER, SYSTEM_PYTHON
 
 SECTOR = 512
@@ -166,6 +167,27 @@ def test_a_kernel_alone_and_its_own_command_line(ami):
     assert (vm["PV_ramdisk"], vm["PV_args"]) == ("", "root=/dev/xvda ro")
     ami.destroy(instance)
     assert kept(ami) == [ami.kernel_id]
+
+
+def test_without_a_kernel_the_boot_loader_seeks_one_in_the_partition(ami):
+    instance = server(ami, kernel_id=None, ramdisk_id=None)
+    ami.spawn(instance)
+    vm = vm_of(ami, instance)
+    assert vm["domain_type"] in ("pv", "pvh")
+    assert (vm["PV_bootloader"], vm["PV_kernel"], vm["PV_args"]) == ("pygrub", "", "")
+    assert kept(ami) == []
+
+
+def test_a_snapshot_of_it_boots_the_same_kernel(ami):
+    parts = {"kernel_id": ami.kernel_id, "ramdisk_id": ami.ramdisk_id}
+    some = snapshots.Snapshots(ami)
+    image = some.take(some.server(**parts))
+    instance = builders.instance(image.identity, root_gb=0, **parts)
+    ami.spawn(instance)
+    assert dom0(ami, vm_of(ami, instance)["PV_kernel"]).read_bytes() == KERNEL
+    with open(root_disk(ami, instance), "rb") as disk:
+        disk.seek(63 * SECTOR)
+        assert disk.read(len(SYSTEM)) == SYSTEM
 
 
 def test_a_kernel_of_an_operators_is_not_removed(ami):

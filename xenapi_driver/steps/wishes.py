@@ -85,7 +85,7 @@ def guest_of(
     flavor, image = instance.flavor, image_meta.properties
     _refuse_unserved(flavor, image)
     _refuse_numa(flavor, image, can)
-    kind = domain_type(vm_mode(instance, image), bool(_of(instance, "kernel_id")), can)
+    kind = domain_type(vm_mode(instance, image), _kernel(instance, image_meta), can)
     firmware = _firmware(image, kind, can)
     return Guest(
         os_type=instance.os_type,
@@ -154,6 +154,13 @@ def _refuse_numa(flavor: Any, image: Any, can: Abilities) -> None:
 # Kind of domain and firmware
 
 
+def _kernel(instance: Any, image_meta: Any) -> bool:
+    """Tell whether no firmware can boot the image, for want of a boot loader in it."""
+    is_ami = image_meta.obj_attr_is_set("disk_format")
+    is_ami = is_ami and image_meta.disk_format == "ami"
+    return is_ami or bool(_of(instance, "kernel_id"))
+
+
 def vm_mode(instance: Any, image: Any) -> str | None:
     """Return Nova's vm_mode: the instance's, which the API took from its image."""
     return _of(instance, "vm_mode") or image.get("hw_vm_mode")
@@ -176,8 +183,8 @@ def domain_type(mode: str | None, kernel: bool, can: Abilities) -> str:
         )
     if kernel and mode == "hvm":
         raise exceptions.NotSupportedYet(
-            "An image with a kernel of its own (kernel_id) does not boot with vm_mode "
-            "hvm: take hw_vm_mode from the image."
+            "An image with a kernel of its own (kernel_id, ami) does not boot with "
+            "vm_mode hvm: take hw_vm_mode from the image."
         )
     if mode == "xen" and can.pv:
         return "pv"
