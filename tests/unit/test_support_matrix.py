@@ -36,6 +36,13 @@ def test_row_is_whole(row):
 def test_named_test_exists(test):
     file, _, name = test.partition("::")
     tree = ast.parse((ROOT / file).read_text())
-    kinds = (ast.FunctionDef, ast.ClassDef)
-    found = {node.name for node in ast.walk(tree) if isinstance(node, kinds)}
-    assert name in found
+    assert name in set(names(tree))
+
+
+def names(tree):
+    """Give the names of classes and functions, those in classes as pytest does."""
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield node.name
+        if isinstance(node, ast.ClassDef):
+            yield from (f"{node.name}::{name}" for name in names(node))
