@@ -26,6 +26,8 @@ from xenapi_driver.sim import Simulator
 
 PLUGINS = pathlib.Path(__file__).parents[1] / "dom0_plugins/etc/xapi.d/plugins"
 CONF = nova.conf.CONF
+# Of Nova's objects, what asks the database.
+QUERY = "get_by_instance_uuid"
 
 # What the Image API v2 is told of a request's body.
 PATCH = {"Content-Type": "application/openstack-images-v2.1-json-patch"}
@@ -141,6 +143,8 @@ class Rig:
     :ivar host: the embedded host; ``sim`` is its inside
     :ivar driver: the driver, logged in by ``start``
     :ivar image_id: an image that boots, where the test asked for one
+    :ivar tagged_ports: what Nova's database has of tagged ports
+    :ivar tagged_disks: likewise, block device mappings
     :ivar progress: each percentage that was shown of any build
     """
 
@@ -155,6 +159,8 @@ class Rig:
         self.images.token = "a-token"
         self.records: dict[str, dict] = {}
         self.progress: list[int] = []
+        self.tagged_ports: list[objects.VirtualInterface] = []
+        self.tagged_disks: list[objects.BlockDeviceMapping] = []
         self.options: dict[tuple[str, str], object] = {}
         self.image_id = ""
         self.virtapi = VirtApi()
@@ -212,6 +218,8 @@ class Rig:
             ("download", glance.API, download),
             ("update", glance.API, update),
             ("save", objects.Instance, save),
+            (QUERY, objects.VirtualInterfaceList, lambda *args: self.tagged_ports),
+            (QUERY, objects.BlockDeviceMappingList, lambda *args: self.tagged_disks),
             ("get_api_servers", glance, lambda ctx: itertools.repeat(self.images.url)),
         ):
             self._undo.enter_context(mock.patch.object(target, name, new))

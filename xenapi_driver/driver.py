@@ -41,7 +41,7 @@ from xenapi_driver.ops import (
     spawn,
     startup,
 )
-from xenapi_driver.steps import server
+from xenapi_driver.steps import device_tags, server
 from xenapi_driver.xapi import errors, pool, release, vm
 from xenapi_driver.xapi.coalescing import Looks
 from xenapi_driver.xapi.home import Home
@@ -170,6 +170,7 @@ class XenAPIDriver(driver.ComputeDriver):
     capabilities = {
         **driver.ComputeDriver.capabilities,
         "has_imagecache": True,
+        "supports_device_tagging": True,
         "supports_image_type_vhd": True,
         "supports_image_type_raw": False,
         "supports_trusted_certs": True,
@@ -443,6 +444,9 @@ class XenAPIDriver(driver.ComputeDriver):
                     cache_wanted=bool(image_meta.properties.get("img_cache_in_nova")),
                     trusted_certs=instance.trusted_certs,
                     config_drive=drive or None,
+                    note_tags=functools.partial(
+                        device_tags.note, context, instance, network_info
+                    ),
                 ),
             )
 

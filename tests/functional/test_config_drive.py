@@ -80,6 +80,22 @@ def test_a_guest_finds_a_cd_labelled_config_2(rig):
     assert read(raw, f"/openstack{told['files'][0]['content_path']}") == b"hello"
 
 
+def test_tags_of_devices_are_in_it(rig):
+    mac = "fa:16:3e:00:00:00"
+    rig.tagged_ports.append(objects.VirtualInterface(address=mac, tag="front"))
+    disk = objects.BlockDeviceMapping(device_name="/dev/xvde", tag="scratch")
+    rig.tagged_disks.append(disk)
+    instance = server(rig, ephemeral_gb=1)
+    rig.spawn(instance)
+    raw = content_of(rig, disk_at(rig, instance, "3"))
+    told = json.loads(read(raw, "/openstack/latest/meta_data.json"))["devices"]
+    port, scratch = sorted(told, key=lambda one: one["type"], reverse=True)
+    assert (port["mac"], port["bus"], port["tags"]) == (mac, "pci", ["front"])
+    assert (scratch["tags"], scratch["bus"]) == (["scratch"], "xen")
+    # What Linux calls /dev/xvde: major 202, minor 64.
+    assert scratch["address"] == str(202 << 8 | 64)
+
+
 def test_what_it_costs(rig):
     """Issue 6: at most 3 to build, 1 to destroy."""
     costs = []

@@ -19,6 +19,7 @@ from xenapi_driver.images.handlers import Handler
 from xenapi_driver.images.kernels import Kernels
 from xenapi_driver.steps import (
     config_drive,
+    device_tags,
     devices,
     disks,
     further_disks,
@@ -83,6 +84,10 @@ class Progress:
             self._tell(percent)
 
 
+def _nothing() -> None:
+    """Do what a build without a wish does."""
+
+
 @dataclass(frozen=True)
 class Request:
     """One build, beside the server itself.
@@ -94,6 +99,7 @@ class Request:
     :ivar cache_wanted: the image asks to be cached (``cache_in_nova``)
     :ivar trusted_certs: of the server, for the check of the image's signature
     :ivar config_drive: what makes it, None for a server without
+    :ivar note_tags: lets Nova's metadata have the tags of the server's devices
     """
 
     context: Any
@@ -103,6 +109,7 @@ class Request:
     cache_wanted: bool = False
     trusted_certs: Any = None
     config_drive: config_drive.Content | None = None
+    note_tags: Callable[[], None] = _nothing
 
 
 @dataclass(frozen=True)
@@ -166,6 +173,7 @@ class Spawn:
         steps = [
             *self._media(server, request, progress),
             further_disks.MakeFurtherDisks(self._home, server),
+            device_tags.NoteDeviceTags(request.note_tags),
             *self._config_drive(server, request),
             vm_steps.CreateVm(self._home, server),
             vm_steps.AttachDisks(self._home),
