@@ -9,7 +9,6 @@ base class; the support matrix lists it.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import json
 from collections.abc import Callable, Iterator
@@ -28,7 +27,6 @@ from xenapi_driver.ops import (
     cpu_traits,
     destroy,
     fitness,
-    graphics,
     guests,
     image_cache,
     left_overs,
@@ -42,7 +40,7 @@ from xenapi_driver.ops import (
     startup,
 )
 from xenapi_driver.steps import device_tags, server
-from xenapi_driver.xapi import errors, pool, release, vm
+from xenapi_driver.xapi import errors, vm
 from xenapi_driver.xapi.coalescing import Looks
 from xenapi_driver.xapi.home import Home
 from xenapi_driver.xapi.session import Session
@@ -186,8 +184,7 @@ class XenAPIDriver(driver.ComputeDriver):
         self._lifecycle: lifecycle.Lifecycle | None = None
         self._spawn: spawn.Spawn | None = None
         self._snapshot: snapshot.SnapshotImages | None = None
-        self._cpus: frozenset[int] = frozenset()
-        self._graphics: str | None = None
+        self._guests: guests.Guests  # as soon as there is a home
         self._keeper: image_cache.Keeper | None = None
         self._reserve_warned = False
 
@@ -231,11 +228,10 @@ class XenAPIDriver(driver.ComputeDriver):
             handlers.choose(upload, home, rules, place),
             Looks(opts.vhd_coalesce_poll_interval, opts.vhd_coalesce_max_attempts),
         )
-        self._cpus = startup.servers_cpus(home.host)
-        self._graphics = graphics.model(CONF, home)
+        self._guests = guests.Guests(CONF, home, startup.servers_cpus(home.host))
         self.capabilities = {
             **type(self).capabilities,
-            "supports_secure_boot": pool.secure_boot_ready(home.session),
+            "supports_secure_boot": self._guests.secure_boot,
         }
         boot = spawn.boot_rules(CONF)
         self._spawn = spawn.Spawn(home, opts.cache_images, handler, boot)
@@ -283,16 +279,9 @@ class XenAPIDriver(driver.ComputeDriver):
         home = self.home
         session = home.session
         with _nova_errors(None):
-            found = resources.resources(
-                session.records, session.host_ref, home.sr_uuid
+            return resources.resources(
+                session.records, session.host_ref, home.sr_uuid, self._guests.vcpus
             )
-        # Where some are set aside for servers, there are no others for them.
-        vcpus = len(self._cpus) or found.vcpus
-        return dataclasses.replace(found, vcpus=vcpus)
-
-    def _abilities(self) -> release.Abilities:
-        """What our host's guests can have; no request."""
-        return guests.abilities(self.home, self.capabilities["supports_secure_boot"])
 
     def get_available_resource(self, nodename: str) -> dict[str, Any]:
         found = self._resources()
@@ -340,9 +329,9 @@ class XenAPIDriver(driver.ComputeDriver):
         )
         if provider_tree.has_sharing_provider("DISK_GB"):
             classes.pop("DISK_GB", None)
-        classes.update(graphics.inventory(self.home, self._graphics))
+        classes.update(self._guests.inventory())
         provider_tree.update_inventory(nodename, classes)
-        traits = guests.traits(self._abilities()) | cpu_traits.traits(
+        traits = self._guests.traits() | cpu_traits.traits(
             found.featuresets,
             found.cpu_info["topology"]["threads"],
             found.architectures,
@@ -429,11 +418,7 @@ class XenAPIDriver(driver.ComputeDriver):
                 CONF.vif_plugging_timeout,
                 CONF.vif_plugging_is_fatal,
             )
-            guest = guests.guest(
-                CONF, self._abilities(), self._cpus, instance, image_meta
-            )
-            if graphics.granted(allocations):
-                guest = dataclasses.replace(guest, vgpu=self._graphics)
+            guest = self._guests.of(instance, image_meta, allocations)
             self._spawn(
                 server.server_of(instance, image_meta, network_info, guest, disks),
                 spawn.Request(

@@ -6,7 +6,7 @@ from __future__ import annotations
 import datetime
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,10 +73,16 @@ class Resources:
         return frozenset(arch for arch, _type, _mode in self.supported)
 
 
-def resources(snapshot: Snapshot, host_ref: str, sr_uuid: str) -> Resources:
+def resources(
+    snapshot: Snapshot,
+    host_ref: str,
+    sr_uuid: str,
+    vcpus_of: Callable[[int], int] = int,
+) -> Resources:
     """Return what the host, its SR and its VMs say at one moment; no request.
 
     :param sr_uuid: of the SR of servers' disks
+    :param vcpus_of: how many of the host's processors are for servers
     :raises exceptions.UnfitHost: the host or the SR is not there (any more)
     """
     host, total, storage = _found(snapshot, host_ref, sr_uuid)
@@ -85,7 +91,7 @@ def resources(snapshot: Snapshot, host_ref: str, sr_uuid: str) -> Resources:
     # Both of the SR's are -1 before its first scan.
     size = max(storage.physical_size, 0)
     return Resources(
-        vcpus=int(host.cpu_info["cpu_count"]),
+        vcpus=vcpus_of(int(host.cpu_info["cpu_count"])),
         vcpus_used=sum(
             guest.vcpus_max for guest in guests if not guest.is_control_domain
         ),
