@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 import os_traits
@@ -11,7 +12,7 @@ from nova import exception as nova_exception
 from nova import objects
 from nova.compute import provider_tree
 
-from tests import builders
+from tests import breaking, builders
 from xenapi_driver.sim.start import graphics as cards
 from xenapi_driver.steps.build import VM_INSTANCE_KEY
 
@@ -171,6 +172,27 @@ def test_what_cannot_be_had_is_refused_before_anything_is_done(
     assert rig.host.records("VM", name_label=instance.name) == []
 
 
+def test_paravirtual_servers_on_hosts_that_run_them(rig):
+    db = rig.sim.world.db
+    (host,) = db.refs("host")
+    software = {**db.row("host", host)["software_version"]}
+    software["platform_version"] = "3.2.1"
+    db.update("host", host, software_version=software)
+    rig.driver.cleanup_host("compute1")
+    rig.start()
+    (node,) = rig.driver.get_available_nodes()
+    found = rig.driver.get_available_resource(node)["supported_instances"]
+    assert ("x86_64", "xen", "xen") in found
+    instance = builders.instance(rig.image_id)
+    rig.spawn(instance, image_meta=builders.image_meta(hw_vm_mode="xen"))
+    made = vm_of(rig, instance)
+    assert (made["domain_type"], made["PV_bootloader"]) == ("pv", "pygrub")
+    assert (made["HVM_boot_policy"], made["HVM_boot_params"]) == ("", {})
+    assert made["platform"]["nx"] == "false"
+    assert made["power_state"] == "Running"
+    assert instance.vm_mode == "xen"
+
+
 def test_processors_that_the_host_lacks_keep_the_service_from_starting(bare_rig):
     bare_rig.set_option("cpu_shared_set", "0-500", "compute")
     said = "cpu_shared_set names processor"
@@ -225,6 +247,25 @@ def test_a_server_has_its_share_of_a_card(split_card):
     rig.destroy(servers[0])
     assert len(rig.host.records("VGPU")) == 1
     rig.spawn(third, allocations=GRANT)
+
+
+@pytest.mark.parametrize("trouble", breaking.TROUBLES)
+def test_a_build_that_breaks_at_a_device_leaves_nothing(split_card, trouble):
+    rig = split_card
+    rig.spawn(builders.instance(rig.image_id))
+    before = breaking.on_host(rig)
+    meta = builders.image_meta(hw_firmware_type="uefi", **TPM)
+    calls = ("VGPU.create", "VTPM.create", "VM.remove_from_xenstore_data")
+    for method in calls:
+        instance = builders.instance(rig.image_id, os_type="windows")
+        rig.sim.faults.add(method, **breaking.TROUBLES[trouble])
+        # What a session survives is no failure.
+        with contextlib.suppress(nova_exception.NovaException):
+            rig.spawn(instance, image_meta=meta, allocations=GRANT)
+        assert rig.sim.faults.rules() == []
+        rig.destroy(instance)
+        assert breaking.on_host(rig) == before
+        assert rig.host.records("VTPM") + rig.host.records("VGPU") == []
 
 
 def test_a_type_that_no_card_has_keeps_the_service_from_starting(bare_rig):

@@ -295,6 +295,20 @@ def test_uefi_and_secure_boot(local):
     assert local.call("VM.get_secureboot_readiness", vm) == "setup_mode"
 
 
+def test_a_start_makes_the_tpm_that_the_platform_asks_for(local):
+    vm = local.call("VM.create", vm_record())
+    local.call("VM.set_platform", vm, {"vtpm": "true"})
+    local.call("VM.start", vm, False, False)
+    # A BIOS does not know it.
+    assert local.call("VM.get_VTPMs", vm) == []
+    local.call("VM.hard_shutdown", vm)
+    local.call("VM.set_HVM_boot_params", vm, {"firmware": "uefi"})
+    for _start in range(2):
+        local.call("VM.start", vm, False, False)
+        assert len(local.call("VM.get_VTPMs", vm)) == 1
+        local.call("VM.hard_shutdown", vm)
+
+
 def test_a_vm_has_one_tpm_that_copies_get_too(client):
     vm = client.call("VM.create", vm_record())
     tpm = client.call("VTPM.create", vm, False)

@@ -171,6 +171,7 @@ def start(world: World, vm: str, host: str, paused: bool) -> None:
             disks.begin_epoch(world, db.row("VBD", ref)["VDI"])
     guest_agent.forget(world, vm)
     _furnish(db, vm)
+    _make_wanted_vtpm(db, vm)
     _build(world, vm, host, paused)
 
 
@@ -231,6 +232,14 @@ def _furnish(db: Registry, vm: str) -> None:
         if uefi(row) and "EFI-variables" not in row["NVRAM"]:
             values["NVRAM"] = {**row["NVRAM"], "EFI-variables": _VARIABLES}
     db.update("VM", vm, **values)
+
+
+def _make_wanted_vtpm(db: Registry, vm: str) -> None:
+    """Make the TPM that ``platform:vtpm`` asks for, which a first start does."""
+    row = db.row("VM", vm)
+    if row["platform"].get("vtpm") == "true" and uefi(row) and not row["VTPMs"]:
+        contents = db.create("secret", {"value": ""})
+        db.create("VTPM", {"VM": vm, "contents": contents})
 
 
 def fresh_generation(db: Registry) -> str:
