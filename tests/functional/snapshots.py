@@ -113,7 +113,11 @@ class Server:
         return [record["uuid"] for record in found]
 
     def write(self, offset: int, data: bytes) -> None:
-        """Write as its guest does."""
+        """Write as its guest does.
+
+        Whole pages of 4 KiB where the parent has data: libvhdi takes all of the eight
+        sectors of a byte of the bitmap for written when one of them is.
+        """
         disk = self.disk
         self.rig.sim.world.stores[disk["SR"]].write(disk["uuid"], offset, data)
         self.content[offset : offset + len(data)] = data
