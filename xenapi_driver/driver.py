@@ -26,6 +26,7 @@ from xenapi_driver.images import handlers
 from xenapi_driver.ops import (
     cpu_traits,
     destroy,
+    device_names,
     fitness,
     guests,
     image_cache,
@@ -35,6 +36,7 @@ from xenapi_driver.ops import (
     plugging,
     power,
     resources,
+    root_content,
     snapshot,
     spawn,
     startup,
@@ -162,7 +164,7 @@ def _vm_vanished(exc: Exception) -> bool:
     return isinstance(exc, errors.HandleInvalid) and exc.params[:1] == ("VM",)
 
 
-class XenAPIDriver(driver.ComputeDriver):
+class XenAPIDriver(device_names.DiskNames, driver.ComputeDriver):
     """Drives one XAPI host."""
 
     capabilities = {
@@ -234,7 +236,7 @@ class XenAPIDriver(driver.ComputeDriver):
             "supports_secure_boot": self._guests.secure_boot,
         }
         boot = spawn.boot_rules(CONF)
-        self._spawn = spawn.Spawn(home, opts.cache_images, handler, boot)
+        self._spawn = spawn.Spawn(home, opts.cache_images, handler, boot, place)
         self._keeper = image_cache.Keeper(home, self._spawn.cache, handler)
         image_cache.warn_of_place(CONF.instances_path)
         left_overs.clear(
@@ -399,16 +401,15 @@ class XenAPIDriver(driver.ComputeDriver):
             raise nova_exception.VirtDriverNotReady()
         volumes = driver.block_device_info_get_mapping(block_device_info)
         with _nova_errors(instance, _building):
-            has_drive = metadata_drive.wished(instance)
-            spawn.refuse_unsupported(instance, injected_files, volumes, has_drive)
+            drive = metadata_drive.content(
+                CONF, instance, injected_files, admin_password, network_info
+            )
+            spawn.refuse_unsupported(instance, injected_files, volumes, bool(drive))
             disks = server.disks_of(
                 instance,
                 image_meta,
                 block_device_info,
                 CONF.default_ephemeral_format,
-            )
-            drive = has_drive and metadata_drive.content(
-                CONF, instance, injected_files, admin_password, network_info
             )
             plugged = functools.partial(
                 plugging.until_plugged,
@@ -428,7 +429,8 @@ class XenAPIDriver(driver.ComputeDriver):
                     power_on=power_on,
                     cache_wanted=bool(image_meta.properties.get("img_cache_in_nova")),
                     trusted_certs=instance.trusted_certs,
-                    config_drive=drive or None,
+                    config_drive=drive,
+                    root_changes=root_content.changes(CONF, instance, network_info),
                     note_tags=functools.partial(
                         device_tags.note, context, instance, network_info
                     ),

@@ -17,26 +17,23 @@ from xenapi_driver.steps import programs
 from xenapi_driver.steps.config_drive import Content
 
 
-def wished(instance: Any) -> bool:
-    """Tell whether the server gets a config drive.
-
-    By its own wish, its image's, or ``[DEFAULT] force_config_drive``.
-    """
-    return bool(configdrive.required_by(instance))
-
-
 def content(
     conf: cfg.ConfigOpts,
     instance: Any,
     injected_files: list,
     admin_password: str | None,
     network_info: Any,
-) -> Content:
-    """Return what makes the drive's image, of which nothing is asked for yet.
+) -> Content | None:
+    """Return what makes the drive's image; None for a server that gets none.
+
+    It gets one by its own wish, its image's, or ``[DEFAULT] force_config_drive``.
+    Nothing is asked for yet.
 
     :param injected_files: pairs of path and bytes
     :raises exceptions.UnfitHost: the program that makes it is not installed
     """
+    if not configdrive.required_by(instance):
+        return None
     is_cd = conf.config_drive_format == "iso9660"
     if is_cd:
         programs.check(conf.mkisofs_cmd, "genisoimage", "makes config drives")

@@ -24,6 +24,7 @@ from xenapi_driver.steps import (
     disks,
     further_disks,
     iso,
+    root_disk,
     vifs,
     xenstore_data,
 )
@@ -32,6 +33,7 @@ from xenapi_driver.steps.build import Built, Server
 from xenapi_driver.steps.kernels import CopyBootFiles
 from xenapi_driver.xapi import memory, vdi, vm
 from xenapi_driver.xapi.home import Home
+from xenapi_driver.xapi.plugged import Place
 
 LOG = logging.getLogger(__name__)
 
@@ -100,6 +102,7 @@ class Request:
     :ivar trusted_certs: of the server, for the check of the image's signature
     :ivar config_drive: what makes it, None for a server without
     :ivar note_tags: lets Nova's metadata have the tags of the server's devices
+    :ivar root_changes: to the root disk's content, in order
     """
 
     context: Any
@@ -110,6 +113,7 @@ class Request:
     trusted_certs: Any = None
     config_drive: config_drive.Content | None = None
     note_tags: Callable[[], None] = _nothing
+    root_changes: tuple[root_disk.Change, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -148,8 +152,11 @@ class Spawn:
         keep: str,
         handler: Handler,
         boot: BootRules,
+        place: Place | None = None,
     ) -> None:
-        """:param keep: which images to cache: ``all``, ``some`` or ``none``"""
+        """:param keep: which images to cache: ``all``, ``some`` or ``none``
+        :param place: where disks are plugged, None where they cannot be
+        """
         self._home = home
         self._keep = keep
         self._handler = handler
@@ -157,6 +164,7 @@ class Spawn:
         self._kernels = Kernels(
             home, boot.most_kernel_bytes, keep != "none", handler.rules.attempts
         )
+        self._place = place
         self.cache = image_cache.ImageCache(home, boot.cow)
 
     def __call__(self, server: Server, request: Request) -> None:
@@ -215,6 +223,8 @@ class Spawn:
         steps: list[flow.Step[Built]] = []
         if server.image_kind != kinds.ISO:
             steps.append(self._root_disk(server, request, open_image, progress))
+            if request.root_changes:
+                steps.append(self._changed_root(server, request))
         else:
             steps.append(self._cd(server, open_image, progress))
             if server.ipxe:
@@ -222,6 +232,11 @@ class Spawn:
         if server.boot is not None:
             steps.append(CopyBootFiles(self._home, self._kernels, server, open_image))
         return steps
+
+    def _changed_root(self, server: Server, request: Request) -> flow.Step[Built]:
+        return root_disk.ChangeRootDisk(
+            self._home, server, self._place, request.root_changes
+        )
 
     def _cd(
         self,

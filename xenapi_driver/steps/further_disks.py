@@ -83,6 +83,11 @@ def _cut(
             size -= piece
 
 
+def count(sizes: Iterable[int]) -> int:
+    """Return of how many disks ephemeral ones of these sizes (GiB) consist."""
+    return sum(1 for _ in _cut((size, None) for size in sizes))
+
+
 class MakeFurtherDisks(flow.Step[Built]):
     """Make the further disks, with file systems in them. Undo destroys them."""
 
