@@ -175,10 +175,11 @@ host that it manages. Must be false with ``independent_compute``.
         "independent_compute",
         default=False,
         help="""
-nova-compute runs on another machine than the host that it manages. Only VHD
-images can then be used, and nothing that needs a disk plugged into the
-machine of nova-compute. Needs ``check_host = false``, ``[DEFAULT] flat_injected
-= false`` and ``[DEFAULT] default_ephemeral_format`` unset or ``ext3``.
+nova-compute runs on another machine than the host that it manages. What needs a
+disk plugged into the machine of nova-compute cannot be used then, such as
+``image_handler = vdi_local_dev``. Needs ``check_host = false``,
+``[DEFAULT] flat_injected = false`` and ``[DEFAULT] default_ephemeral_format`` unset
+or ``ext3``.
 """,
     ),
     cfg.StrOpt(

@@ -22,7 +22,7 @@ from oslo_log import log as logging
 
 from xenapi_driver import conf as options
 from xenapi_driver import exceptions
-from xenapi_driver.images import handlers
+from xenapi_driver.images import fetching, handlers
 from xenapi_driver.ops import (
     cpu_traits,
     destroy,
@@ -172,7 +172,7 @@ class XenAPIDriver(device_names.DiskNames, driver.ComputeDriver):
         "has_imagecache": True,
         "supports_device_tagging": True,
         "supports_image_type_vhd": True,
-        "supports_image_type_raw": False,
+        "supports_image_type_raw": True,
         "supports_trusted_certs": True,
     }
 
@@ -233,6 +233,7 @@ class XenAPIDriver(device_names.DiskNames, driver.ComputeDriver):
         self._guests = guests.Guests(CONF, home, startup.servers_cpus(home.host))
         self.capabilities = {
             **type(self).capabilities,
+            **fetching.image_types(handler),
             "supports_secure_boot": self._guests.secure_boot,
         }
         boot = spawn.boot_rules(CONF)

@@ -7,6 +7,7 @@ import gzip
 import pathlib
 import subprocess
 import types
+import uuid
 
 import pytest
 from nova import exception as nova_exception
@@ -17,7 +18,7 @@ from tests.sim import drives
 from xenapi_driver import exceptions
 from xenapi_driver.images import repeating, source
 from xenapi_driver.sim import Behaviour
-from xenapi_driver.xapi import vdi
+from xenapi_driver.xapi import plugged, vdi
 
 MIB = 2**20
 # No whole block of a VHD, and no multiple of a megabyte.
@@ -54,6 +55,7 @@ def image(raw: pathlib.Path, kind: str, *tar: str) -> tuple[bytes, dict[str, str
 def build_rig(tmp_path, request, monkeypatch):
     """What makes a rig with a handler on an SR of a type; plugs are real."""
     monkeypatch.setattr(repeating, "FIRST_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(plugged, "_UNPLUG_PAUSE_SECONDS", 0.01)
     made: list[fixtures.Rig] = []
 
     def make(handler: str, sr: str = "ext", cache: str = "none", retries: int = 0):
@@ -303,3 +305,58 @@ def test_an_upload_that_fails_leaves_nothing_plugged(build_rig, raw):
     with pytest.raises(exceptions.TransferFailed, match="cut"):
         rig.driver._spawn._handler.store(target, leaf, [])
     assert drives_of_compute_vm(rig) == []
+
+
+def test_a_snapshot_by_vdi_local_dev_is_raw_and_boots(build_rig, raw):
+    rig = build_rig(LOCAL)
+    data, formats = image(raw, "raw")
+    instance = builders.instance(rig.add_image(data, **formats), root_gb=0)
+    instance.auto_disk_config = False
+    rig.spawn(instance)
+    before = breaking.on_host(rig)
+    made = rig.images.image(identity=str(uuid.uuid4()))
+    rig.driver.snapshot(rig.context, instance, made.identity, lambda **told: None)
+    assert breaking.on_host(rig) == before
+    assert (made.status, made.fields["disk_format"]) == ("active", "raw")
+    assert made.fields["container_format"] == "tgz"
+    copy = builders.instance(made.identity, root_gb=0)
+    formats = {"disk_format": "raw", "container_format": "tgz"}
+    rig.records[made.identity] = builders.image_record(
+        made.identity, made.data, **formats
+    )
+    rig.spawn(copy)
+    assert root_disk(rig, copy)[:SIZE] == raw.read_bytes()
+
+
+def test_what_a_host_boots_is_told_to_the_scheduler(build_rig, monkeypatch):
+    rig = build_rig(LOCAL)
+    told = rig.driver.capabilities
+    assert not told["supports_image_type_vhd"]
+    assert told["supports_image_type_raw"] and told["supports_image_type_qcow2"]
+    rig.set_option("image_handler", "direct_vhd")
+    rig.driver.cleanup_host("compute1")
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", str(rig.folder))
+        rig.start()
+    told = rig.driver.capabilities
+    assert told["supports_image_type_vhd"] and told["supports_image_type_raw"]
+    assert not told["supports_image_type_qcow2"]
+
+
+@pytest.mark.parametrize(
+    ("option", "remedy"),
+    [
+        ("image_handler", "set image_handler = vdi_remote_stream"),
+        ("image_upload_handler", "remove image_upload_handler"),
+    ],
+)
+def test_a_handler_that_cannot_serve_the_sr_is_refused_with_what_to_do(
+    bare_rig, option, remedy
+):
+    bare_rig.host.create_sr("lvm", openstack="disks")
+    bare_rig.set_option("sr_matching_filter", "other-config:openstack=disks")
+    bare_rig.set_option("image_handler", LOCAL)
+    bare_rig.set_option(option, "direct_vhd")
+    with pytest.raises(nova_exception.InvalidConfiguration) as refused:
+        bare_rig.start()
+    assert remedy in str(refused.value)

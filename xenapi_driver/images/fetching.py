@@ -6,8 +6,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from xenapi_driver import exceptions
-from xenapi_driver.images import kinds, raw
+from xenapi_driver.images import kinds, qcow2, raw
 from xenapi_driver.images.handlers import Handler
+from xenapi_driver.images.local_dev import LocalDev
 from xenapi_driver.images.repeating import until_moved
 from xenapi_driver.images.source import ImageSource
 from xenapi_driver.xapi.vdi import VdiRecord
@@ -43,6 +44,20 @@ def fetch(
             return handler.write_raw(content, progress=progress)
 
     return until_moved(handler.rules.attempts, attempt)
+
+
+def image_types(handler: Handler) -> dict[str, bool]:
+    """Return which images we boot, by the names of Nova's capabilities.
+
+    They become traits, by which the scheduler finds a host for an image.
+    """
+    kinds_read = {
+        kinds.VHD: handler.name != LocalDev.name,
+        kinds.RAW: True,
+        kinds.QCOW2: qcow2.is_installed(),
+        kinds.ISO: True,
+    }
+    return {f"supports_image_type_{kind}": can for kind, can in kinds_read.items()}
 
 
 def refuse_too_large(source: ImageSource, max_bytes: int | None) -> None:

@@ -43,7 +43,7 @@ def _stream(content: RawContent) -> streams.Content:
     """Return what is sent: of a file with holes no more than what is in it."""
     whole = -(-content.size // SECTOR) * SECTOR
     if content.file is None or not 0 < whole <= vhd.MAX_VIRTUAL_SIZE:
-        return streams.Content(content.pieces, content.size)
+        return streams.Content(content.again or content.pieces, content.size)
     again = functools.partial(_sparse, content.file, whole)
     return streams.Content(again, vhd.sparse(content.file, whole)[0], "vhd")
 

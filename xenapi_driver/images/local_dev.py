@@ -86,12 +86,14 @@ class LocalDev:
         """
         session, name = self._home.session, entries.label(content.image_id)
         with being_filled(self._home, content.size, sr_ref, name) as ref:
+            # Before it is plugged, which would have to be heard of as well.
+            record = vdi.get(session, ref)
             with (
                 plugged(session, self._place, ref) as device,
                 _opened(device, "r+b") as disk,
             ):
                 _fill(disk, content, progress)
-            return vdi.get(session, ref)
+        return record
 
     def store(
         self,

@@ -51,6 +51,11 @@ class Converted:
     file: BinaryIO
 
 
+def is_installed() -> bool:
+    """Say whether this machine has what converts images."""
+    return shutil.which(PROGRAM) is not None
+
+
 @contextlib.contextmanager
 def converted(
     image_id: str,
@@ -68,7 +73,7 @@ def converted(
     :raises exceptions.ImageError: one of its kinds
     :raises exceptions.UnfitHost: there is no qemu-img, or no room
     """
-    if shutil.which(PROGRAM) is None:
+    if not is_installed():
         raise exceptions.UnfitHost(
             f"Image {image_id} is in qcow2, and {PROGRAM} is not installed on the "
             "machine of nova-compute",

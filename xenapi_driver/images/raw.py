@@ -29,6 +29,8 @@ class RawContent:
     :ivar image_id: whose they are
     :ivar size: bytes of the disk, which ``pieces`` gives in all
     :ivar pieces: to be read once; only at its end is it known to be undamaged
+    :ivar again: gives the pieces, from the begin again with each call after the first;
+        None where they can be had once
     :ivar file: with the same bytes and with holes for zeros, where there is one; it
         is known to be undamaged
     """
@@ -37,6 +39,7 @@ class RawContent:
     size: int
     pieces: Iterator[bytes]
     file: BinaryIO | None = None
+    again: Callable[[], Iterator[bytes]] | None = None
 
 
 @contextlib.contextmanager
@@ -55,26 +58,39 @@ def opened(
     :raises exceptions.ImageError: it is not what it says, here or while it is read
     :raises exceptions.UnfitHost: this machine cannot read it
     """
-    with contextlib.closing(source.pieces()) as pieces:
-        if kind == kinds.RAW:
-            accept(source.size)
-            yield RawContent(source.image_id, source.size, _plain(source, pieces))
-        elif kind == kinds.TGZ:
-            disk = tgz.disk(source.image_id, pieces)
-            accept(disk.size)
-            yield RawContent(source.image_id, disk.size, disk.pieces)
-        elif kind == kinds.QCOW2:
-            with qcow2.converted(source.image_id, pieces, work_dir, accept) as made:
-                yield RawContent(
-                    source.image_id, made.size, _of_file(made.file), made.file
-                )
-        elif kind == kinds.AMI:
-            size = ami.disk_size(source.image_id, source.size)
-            accept(size)
-            disk_of = ami.pieces(source.image_id, source.size, _plain(source, pieces))
-            yield RawContent(source.image_id, size, disk_of)
-        else:
-            raise AssertionError(f"{kind} images have no disk in them")
+    if kind == kinds.QCOW2:
+        with (
+            contextlib.closing(source.pieces()) as pieces,
+            qcow2.converted(source.image_id, pieces, work_dir, accept) as made,
+        ):
+            yield RawContent(source.image_id, made.size, _of_file(made.file), made.file)
+        return
+    with contextlib.ExitStack() as stack:
+
+        def begun() -> tgz.Disk:
+            pieces = stack.enter_context(contextlib.closing(source.pieces()))
+            return _begun(source, kind, pieces)
+
+        first = begun()
+        accept(first.size)
+        coming = [first.pieces]
+
+        def again() -> Iterator[bytes]:
+            return coming.pop() if coming else begun().pieces
+
+        yield RawContent(source.image_id, first.size, first.pieces, again=again)
+
+
+def _begun(source: ImageSource, kind: str, pieces: Iterator[bytes]) -> tgz.Disk:
+    if kind == kinds.TGZ:
+        return tgz.disk(source.image_id, pieces)
+    plain = _plain(source, pieces)
+    if kind == kinds.RAW:
+        return tgz.Disk(source.size, plain)
+    if kind == kinds.AMI:
+        size = ami.disk_size(source.image_id, source.size)
+        return tgz.Disk(size, ami.pieces(source.image_id, source.size, plain))
+    raise AssertionError(f"{kind} images have no disk in them")
 
 
 def _plain(source: ImageSource, pieces: Iterator[bytes]) -> Iterator[bytes]:

@@ -206,12 +206,14 @@ def _independence(conf: cfg.ConfigOpts) -> Iterator[Problem]:
             f"= {conf.default_ephemeral_format} contradict each other",
             "remove default_ephemeral_format or set it to ext3, which dom0 can make",
         )
-    if opts.image_handler == "vdi_local_dev":
+    for name in ("image_handler", "image_upload_handler"):
+        if opts[name] != "vdi_local_dev":
+            continue
         yield Problem(
-            "[xenserver] independent_compute and image_handler = vdi_local_dev "
-            "contradict each other",
-            "set image_handler = vdi_remote_stream, which plugs no disk into the "
-            "machine of nova-compute",
+            f"[xenserver] independent_compute and {name} = vdi_local_dev contradict "
+            "each other",
+            f"set {name} = vdi_remote_stream, which plugs no disk into the machine of "
+            "nova-compute",
         )
 
 
