@@ -43,6 +43,14 @@ def requests_of_operations(rig: fixtures.Rig) -> dict[str, int]:
     image = rig.images.image(identity=str(uuid.uuid4()))
     count("snapshot", rig.driver.snapshot, rig.context, first, image.identity, _told)
     count("destroy_1vif", rig.destroy, first)
+    for name, more in {
+        "swap": {"swap": 64},
+        "ephemeral": {"ephemeral_gb": 1},
+        "all_disks": {"swap": 64, "ephemeral_gb": 1},
+    }.items():
+        larger = builders.instance(rig.image_id, **more)
+        count(f"spawn_{name}_1vif", rig.spawn, larger, active=False)
+        count(f"destroy_{name}_1vif", rig.destroy, larger)
     return counts
 
 
