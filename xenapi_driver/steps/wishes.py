@@ -19,7 +19,8 @@ from xenapi_driver.steps.guest import Guest
 from xenapi_driver.xapi.release import Abilities
 
 # By wish, the values that every guest is given anyway, or that change nothing. Image
-# properties are called hw_<wish>, the flavor's extra specs hw:<wish>.
+# properties are called hw_<wish>, the flavor's extra specs hw:<wish>. What a guest does
+# well without (agent channel, random numbers, pointer) is not here: it is left out.
 _SERVED: dict[str, frozenset[str]] = {
     "boot_menu": frozenset(),
     # IDE until the guest's own drivers take over.
@@ -34,7 +35,6 @@ _SERVED: dict[str, frozenset[str]] = {
     "firmware_stateless": frozenset(),
     "floppy_bus": frozenset(),
     "hide_hypervisor_id": frozenset(),
-    "input_bus": frozenset({"usb"}),
     "locked_memory": frozenset(),
     "machine_type": frozenset({"pc"}),
     "maxphysaddr_mode": frozenset(),
@@ -43,10 +43,7 @@ _SERVED: dict[str, frozenset[str]] = {
     "pci_numa_affinity_policy": frozenset({"legacy", "preferred"}),
     "pmem": frozenset(),
     "pmu": frozenset(),
-    "pointer_model": frozenset({"usbtablet"}),
-    "qemu_guest_agent": frozenset(),
     "redirected_usb_ports": frozenset({"0"}),
-    "rng_model": frozenset(),
     "scsi_model": frozenset(),
     "serial_port_count": frozenset({"0", "1"}),
     "sound_model": frozenset(),
