@@ -118,6 +118,11 @@ def test_the_image_is_the_partition_of_the_root_disk(ami):
         assert not disk.read(builders.MIB).strip(b"\0")
 
 
+def test_the_scheduler_is_told_of_all_three_formats(ami):
+    told = ami.driver.capabilities
+    assert all(told[f"supports_image_type_{kind}"] for kind in ("ami", "aki", "ari"))
+
+
 def test_the_second_server_needs_no_download(ami):
     first, second = server(ami), server(ami)
     ami.spawn(first)

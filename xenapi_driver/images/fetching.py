@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from xenapi_driver import exceptions
-from xenapi_driver.images import kinds, qcow2, raw
+from xenapi_driver.images import kernels, kinds, qcow2, raw
 from xenapi_driver.images.handlers import Handler
 from xenapi_driver.images.local_dev import LocalDev
 from xenapi_driver.images.repeating import until_moved
@@ -56,6 +56,8 @@ def image_types(handler: Handler) -> dict[str, bool]:
         kinds.RAW: True,
         kinds.QCOW2: qcow2.is_installed(),
         kinds.ISO: True,
+        kinds.AMI: True,
+        **dict.fromkeys(kernels.FORMATS.values(), True),
     }
     return {f"supports_image_type_{kind}": can for kind, can in kinds_read.items()}
 
