@@ -177,9 +177,8 @@ host that it manages. Must be false with ``independent_compute``.
         help="""
 nova-compute runs on another machine than the host that it manages. What needs a
 disk plugged into the machine of nova-compute cannot be used then, such as
-``image_handler = vdi_local_dev``. Needs ``check_host = false``,
-``[DEFAULT] flat_injected = false`` and ``[DEFAULT] default_ephemeral_format`` unset
-or ``ext3``.
+``image_handler = vdi_local_dev``. Needs ``check_host = false`` and
+``[DEFAULT] flat_injected = false``.
 """,
     ),
     cfg.StrOpt(

@@ -78,7 +78,6 @@ def test_independent_compute_that_checks_its_host(bare_rig):
     ("group", "option", "value"),
     [
         ("DEFAULT", "flat_injected", True),
-        ("DEFAULT", "default_ephemeral_format", "ext4"),
         ("xenserver", "image_handler", "vdi_local_dev"),
     ],
 )
@@ -97,9 +96,14 @@ def test_independent_compute(bare_rig):
     bare_rig.set_option("independent_compute", True)
     bare_rig.set_option("check_host", False)
     bare_rig.set_option("compute_vm_uuid", None)
-    bare_rig.set_option("default_ephemeral_format", "ext3", "DEFAULT")
+    bare_rig.set_option("default_ephemeral_format", "ext4", "DEFAULT")
     bare_rig.start()
     assert len(bare_rig.driver.get_available_nodes()) == 1
+
+
+def test_a_file_system_that_nobody_makes(bare_rig):
+    bare_rig.set_option("default_ephemeral_format", "hfs", "DEFAULT")
+    refused_start(bare_rig, "hfs is no file system .*: set it to one of swap, ext2")
 
 
 def test_a_value_that_an_option_cannot_have(bare_rig, tmp_path):

@@ -18,6 +18,7 @@ from oslo_log import log as logging
 
 from xenapi_driver import conf as options
 from xenapi_driver import exceptions
+from xenapi_driver.steps import file_system
 
 LOG = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ def problems(conf: cfg.ConfigOpts) -> list[Problem]:
     """
     found = list(_bad_values(conf))
     if not found:
-        for rule in (_url, _password, _verification, _independence):
+        for rule in (_url, _password, _verification, _file_systems, _independence):
             found += rule(conf)
     return sorted(found, key=lambda problem: not problem.blocks)
 
@@ -185,6 +186,16 @@ def _verification(conf: cfg.ConfigOpts) -> Iterator[Problem]:
         )
 
 
+def _file_systems(conf: cfg.ConfigOpts) -> Iterator[Problem]:
+    kind = conf.default_ephemeral_format
+    if kind and kind not in file_system.KINDS:
+        yield Problem(
+            f"[DEFAULT] default_ephemeral_format = {kind} is no file system that the "
+            "driver makes",
+            f"set it to one of {', '.join(file_system.KINDS)}",
+        )
+
+
 def _independence(conf: cfg.ConfigOpts) -> Iterator[Problem]:
     opts = conf.xenserver
     if not opts.independent_compute:
@@ -199,12 +210,6 @@ def _independence(conf: cfg.ConfigOpts) -> Iterator[Problem]:
             "[xenserver] independent_compute and [DEFAULT] flat_injected contradict "
             "each other",
             "set flat_injected = false, as files are written on the host itself only",
-        )
-    if conf.default_ephemeral_format not in (None, "", "ext3"):
-        yield Problem(
-            "[xenserver] independent_compute and [DEFAULT] default_ephemeral_format "
-            f"= {conf.default_ephemeral_format} contradict each other",
-            "remove default_ephemeral_format or set it to ext3, which dom0 can make",
         )
     for name in ("image_handler", "image_upload_handler"):
         if opts[name] != "vdi_local_dev":
