@@ -164,10 +164,10 @@ class ImageCache:
             self._drop_twins(image_id)
             raise
         try:
-            # Until these two calls a clone carries the entry's name and keys; what
-            # has the entry's keys is never taken for a server's disk or an entry.
-            vdi.set_name_label(session, ref, disk.name)
+            # A clone carries the entry's keys until now, and is known by them as
+            # what it is; the server's say whose disk it is before it has a name.
             vdi.set_other_config(session, ref, disk.keys)
+            vdi.set_name_label(session, ref, disk.name)
         except BaseException:
             vdi.destroy(session, ref)
             raise
