@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from demo.failure import DemoFailure
-from demo.image import READER, run
-from tests.integration.made_images import SYSTEM_PYTHON
 
 PATIENCE = 90
 
@@ -55,18 +53,11 @@ class Guest:
         return self.console()
 
 
-def flat(disk: Path, folder: Path) -> Path:
-    """A disk of a storage repository with its parents, raw, by libvhdi."""
-    raw = folder / f"{disk.stem}.raw"
-    run([SYSTEM_PYTHON, str(READER), str(disk), str(raw)])
-    return raw
-
-
 @contextlib.contextmanager
 def booted(drives: Sequence[Path], card: Card, folder: Path) -> Iterator[Guest]:
     """Boot a machine from raw drives, the first of which has the boot loader."""
     console = folder / "console.log"
-    console.touch()
+    console.write_bytes(b"")
     # The user-mode network needs no rights; it stands in for the port's network.
     net = f"user,id=n0,net={card.network},restrict=on"
     door = f"hostfwd=tcp:127.0.0.1:{card.door}-{card.address}:80"

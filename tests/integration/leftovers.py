@@ -19,6 +19,8 @@ def check(matrix: Matrix, place: str) -> None:
     for image_id, kind in matrix.booted[place].items():
         if kind != "iso":  # CDs are never cached
             cached |= leftovers.cache_of(host.disks(), image_id)
+        # Kernels are kept in dom0 under the names of their images.
+        cached |= matrix.parts.get(kind, set())
     last: list[str] = []
 
     def clean() -> bool:

@@ -96,16 +96,22 @@ class Api:
                 raise DemoFailure(what, f"not within {PATIENCE} s", log)
             time.sleep(POLL_SECONDS)
 
-    def upload(self, name: str, image: Image) -> str:
-        """Give an image and its parts to Glance; its id."""
+    def upload(self, name: str, image: Image) -> tuple[str, set[str]]:
+        """Give an image and its parts to Glance; its id, and theirs."""
         properties = {"vm_mode": "hvm", "os_type": "linux", **image.properties}
+        parts = {}
         for key, part in image.parts.items():
-            properties[key] = self._create_image(
+            parts[key] = self._create_image(
                 f"{name}-{key}", part.path, part.disk_format, part.disk_format, {}
             )
-        return self._create_image(
-            name, image.path, image.disk_format, image.container_format, properties
+        made = self._create_image(
+            name,
+            image.path,
+            image.disk_format,
+            image.container_format,
+            {**properties, **parts},
         )
+        return made, set(parts.values())
 
     def _create_image(
         self, name: str, path: Path, disk: str, container: str, properties: Any
@@ -204,6 +210,7 @@ class Matrix:
 
     :ivar images: kind to what was uploaded, once for all nodes
     :ivar booted: node to the ids of the images that its servers were made from
+    :ivar parts: ids of the kernels and ramdisks of an image
     """
 
     def __init__(self, cloud: Cloud, folder: Path) -> None:
@@ -217,6 +224,7 @@ class Matrix:
             name: host.admin("inventory") for name, host in self.hosts.items()
         }
         self.booted: dict[str, dict[str, str]] = {name: {} for name in self.hosts}
+        self.parts: dict[str, set[str]] = {}
         self._threads = threading.local()
         self._images: dict[str, Future[tuple[Image, str]]] = {}
         self._lock = threading.Lock()
@@ -254,7 +262,8 @@ class Matrix:
         if mine:
             try:
                 image = made_images.make(kind, self.folder / kind, self.source)
-                made.set_result((image, self.api.upload(kind, image)))
+                image_id, self.parts[kind] = self.api.upload(kind, image)
+                made.set_result((image, image_id))
             except BaseException as exc:
                 made.set_exception(exc)
         return made.result()

@@ -12,6 +12,7 @@ from concurrent.futures import Future
 import pytest
 
 from demo.cloud import Cloud
+from demo.failure import DemoFailure
 from demo.node import Node
 from tests.integration import guest_image, leftovers
 from tests.integration.real_guest import RealGuest
@@ -28,7 +29,10 @@ PLACES = (
 
 def node(number: int, name: str) -> Node:
     handler, _, sr = name.partition("-")
-    options = {"xenserver": {"image_handler": HANDLERS[handler]}}
+    options = {
+        "xenserver": {"image_handler": HANDLERS[handler]},
+        "DEFAULT": {"default_ephemeral_format": "ext4"},
+    }
     return Node(name, number, sr, True, options)
 
 
@@ -90,6 +94,12 @@ def results(request, matrix, outcomes):
 @pytest.mark.parametrize("row", ROWS, ids=str)
 def test_row(results, row):
     results[row].result()
+
+
+def test_a_vhd_by_a_handler_of_raw_disks(matrix):
+    """Refused in words, before anything is fetched."""
+    with pytest.raises(DemoFailure, match="set image_handler to vdi_remote_stream"):
+        matrix.run(Row("local-ext", "vhd"))
 
 
 def test_real_guest(matrix):

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from demo import actions, configuration, leftovers, looks, seeding
+from demo import actions, configuration, image, leftovers, looks, seeding
 from demo.cloud import Cloud
 from demo.host import USER
 from demo.layout import CHECKOUT, LOOPBACK, PASSWORD
@@ -148,6 +148,41 @@ def test_sr_that_does_not_exist(refused):
 
 
 @pytest.fixture
+def lvm(cloud):
+    """An SR of type lvm, and the option that chooses it."""
+    (host,) = cloud.host.call("host.get_all")
+    place = {"device": "/dev/sdb"}
+    sr = cloud.host.call(
+        *("SR.create", host, place, "0", "thick", "", "lvm", "", False, {})
+    )
+    cloud.host.call("SR.set_other_config", sr, {"kind": "thick"})
+    return cloud.host.call("SR.get_uuid", sr), "other-config:kind=thick"
+
+
+def test_handler_that_cannot_serve_the_sr(lvm, refused):
+    uuid, matching = lvm
+    assert_told(
+        refused(sr_matching_filter=matching, image_handler="direct_vhd"),
+        f"SR {uuid} (thick) is of type lvm, and image_handler = direct_vhd needs a "
+        "file-based one (ext, nfs): set image_handler = vdi_remote_stream, which "
+        "serves any SR, or choose an SR of type ext or nfs with sr_matching_filter.",
+    )
+
+
+def test_handler_that_plugs_disks_where_none_can_be(refused):
+    ended = refused(
+        image_handler="vdi_local_dev", independent_compute=True, check_host=False
+    )
+    begin, _, remedy = ended.told.partition(": ")
+    assert begin == (
+        "[xenserver] independent_compute and image_handler = vdi_local_dev contradict "
+        "each other"
+    )
+    assert "vdi_remote_stream" in remedy
+    assert ended.status
+
+
+@pytest.fixture
 def version_plugin(cloud, tmp_path):
     """The plugin in dom0 that tells their version, for a test to change."""
     plugins = cloud.host.state / "dom0" / "etc" / "xapi.d" / "plugins"
@@ -260,6 +295,25 @@ def test_damaged_image(job, name, damage, tmp_path):
     image_id = damaged_image(job, name, tmp_path)
     fault = build_to_fail(replace(job, image_id=image_id), name)
     assert fault.endswith(f"Image {image_id} is damaged: {damage}")
+    assert_nothing_left(job, set())
+
+
+def test_image_larger_than_the_flavor(job, tmp_path):
+    """A qcow2 image says what it becomes, before a byte of it is fetched."""
+    disk = tmp_path / "large.qcow2"
+    image.run(["qemu-img", "create", "-q", "-f", "qcow2", str(disk), "2G"])
+    image_id = job.api.image.create_image(
+        name="large",
+        filename=str(disk),
+        disk_format="qcow2",
+        container_format="bare",
+        wait=True,
+    ).id
+    fault = build_to_fail(replace(job, image_id=image_id), "large")
+    assert fault.endswith(
+        f"Image {image_id} has a disk of {2 << 30} bytes, more than the flavor's "
+        f"{1 << 30} bytes: use a flavor with a larger disk."
+    )
     assert_nothing_left(job, set())
 
 
