@@ -313,11 +313,12 @@ class Reader:
             self._exactly(min(BLOCK_SIZE, position - self._at))
 
     def _exactly(self, size: int) -> bytes:
-        data = self._read(size)
+        # Not added to bytes, which are copied each time: a piece may be a single one.
+        data = bytearray()
         while len(data) < size:
             more = self._read(size - len(data))
             if not more:
                 raise BadVhd("it ends too early")
             data += more
         self._at += size
-        return data
+        return bytes(data)

@@ -31,6 +31,7 @@ _FOLDER = b"5"
 _SPARSE = b"S"  # GNU's, with a map of where the data belongs
 _PAX = b"x"
 _SKIPPED = b"gLK"  # pax headers for all, GNU's long names
+_LONGEST_LENGTH = 19  # digits of a pax header's number
 
 
 @dataclass(frozen=True)
@@ -172,22 +173,23 @@ def _number(stream: _Gunzipped, field: bytes) -> int:
 
 
 def _decimal(stream: _Gunzipped, digits: bytes) -> int:
-    if not digits.isdigit() or len(digits) > 19:
+    if not digits.isdigit() or len(digits) > _LONGEST_LENGTH:
         raise stream.bad("a number in its headers is none")
     return int(digits)
 
 
 def _records(stream: _Gunzipped, data: bytes) -> Iterator[tuple[bytes, bytes]]:
     """Give the records of a pax header: length, blank, key, equals sign, value."""
-    while data:
-        told, _, rest = data.partition(b" ")
-        length = _decimal(stream, told)
-        record = data[:length]
-        if len(record) < length or length <= len(told) + 1:
+    at = 0
+    # By position: millions of short records would each cost a copy of the rest.
+    while at < len(data):
+        blank = data.find(b" ", at, at + _LONGEST_LENGTH + 1)
+        length = _decimal(stream, data[at:blank] if blank > 0 else b"")
+        if length <= blank + 1 - at or at + length > len(data):
             raise stream.bad("a header in it is damaged")
-        key, _, value = record[len(told) + 1 : -1].partition(b"=")
+        key, _, value = data[blank + 1 : at + length - 1].partition(b"=")
         yield key, value
-        data = data[length:]
+        at += length
 
 
 def _sparse_map(

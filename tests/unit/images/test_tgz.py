@@ -5,6 +5,7 @@ import gzip
 import os
 import subprocess
 import tarfile
+import time
 import tracemalloc
 import zlib
 
@@ -232,3 +233,25 @@ def test_pieces_that_are_too_many_or_few_make_no_archive():
         with pytest.raises(ValueError):
             list(tgz.packed(3, iter([given]), 1))
     assert unpacked(b"".join(tgz.packed(0, iter([]), 1))) == b""
+
+
+def test_a_header_of_short_records_costs_no_more_than_another():
+    records = b"6 a=b\n" * (MIB // 6)
+    about, member = tarfile.TarInfo("x"), tarfile.TarInfo("disk.raw")
+    about.type, about.size = tarfile.XHDTYPE, len(records)
+    member.size = len(DATA)
+    made = about.tobuf(tarfile.USTAR_FORMAT) + records.ljust(MIB, b"\0")
+    made += member.tobuf(tarfile.USTAR_FORMAT) + DATA.ljust(2 * MIB, b"\0")
+    began = time.process_time()
+    assert unpacked(gzip.compress(made, 1)) == DATA
+    # It was half a minute, and less than a second now.
+    assert time.process_time() - began < 5
+
+
+@pytest.mark.parametrize("record", [b" a=b\n", b"6a=b\n", b"2 a=b\n", b"99 a=b\n"])
+def test_a_header_of_damaged_records_is_refused(record):
+    about = tarfile.TarInfo("x")
+    about.type, about.size = tarfile.XHDTYPE, 6 + len(record)
+    body = (b"6 a=b\n" + record).ljust(512, b"\0")
+    said = refusal(gzip.compress(about.tobuf(tarfile.USTAR_FORMAT) + body))
+    assert "header" in said
