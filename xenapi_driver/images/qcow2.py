@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import pathlib
 import shutil
 import struct
 import subprocess
@@ -35,6 +34,9 @@ _L1_AT = 36
 _MEMORY = 2 * units.Gi
 # Of processor time, for a disk of any size: a terabyte of zlib takes two hours.
 _CPU_SECONDS = 4 * 3600
+# Of an image beside its disk's data: tables, and lost room. Twice the disk is for
+# snapshots within the image. The disk is bounded by the flavor, and so this is.
+_MOST_BESIDE = units.Gi
 _LEAKS = 3  # exit code of check: only room is lost
 _LONGEST_LINE = 500
 
@@ -81,17 +83,14 @@ def converted(
         )
     folder = folder or tempfile.gettempdir()
     with contextlib.ExitStack() as stack:
+        # Without names: whatever ends this process, their room is free again.
         with _no_room(image_id, folder):
-            place = pathlib.Path(
-                stack.enter_context(
-                    tempfile.TemporaryDirectory(prefix="xenapi-qcow2-", dir=folder)
-                )
-            )
-            image, disk = place / "image.qcow2", place / "disk.raw"
+            image = stack.enter_context(tempfile.TemporaryFile(dir=folder))
             size = _saved(image_id, pieces, image, accept)
-        _convert(image_id, image, disk, size)
-        image.unlink()
-        yield Converted(size, stack.enter_context(open(disk, "rb")))
+            disk = stack.enter_context(tempfile.TemporaryFile(dir=folder))
+        with image:
+            _convert(image_id, image, disk, size, folder)
+        yield Converted(size, disk)
 
 
 @contextlib.contextmanager
@@ -113,23 +112,27 @@ def _lack_of_room(image_id: str, folder: str, why: str) -> exceptions.UnfitHost:
 def _saved(
     image_id: str,
     pieces: Iterable[bytes],
-    path: pathlib.Path,
+    out: BinaryIO,
     accept: Callable[[int], None],
 ) -> int:
     """Write the image down and return its disk's size."""
     inspector = format_inspector.QcowInspector()
     size = 0
-    with open(path, "wb") as out:
-        for piece in pieces:
-            if not inspector.complete:
-                inspector.eat_chunk(piece)
-                if inspector.complete:
-                    size = _inspected(image_id, inspector)
-                    accept(size)
-            out.write(piece)
-        # qemu-img misses what lies behind the end, and takes it for zeros.
-        if not inspector.complete or out.tell() < _end_of_tables(inspector):
-            raise _unusable(image_id, "it is too short for one")
+    for piece in pieces:
+        if not inspector.complete:
+            inspector.eat_chunk(piece)
+            if inspector.complete:
+                size = _inspected(image_id, inspector)
+                accept(size)
+        out.write(piece)
+        if out.tell() > 2 * size + _MOST_BESIDE:
+            raise _unusable(
+                image_id, f"it is more than twice as large as its disk of {size} bytes"
+            )
+    out.flush()
+    # qemu-img misses what lies behind the end, and takes it for zeros.
+    if not inspector.complete or out.tell() < _end_of_tables(inspector):
+        raise _unusable(image_id, "it is too short for one")
     return size
 
 
@@ -151,26 +154,39 @@ def _inspected(image_id: str, inspector: format_inspector.QcowInspector) -> int:
     return int(inspector.virtual_size)
 
 
-def _convert(image_id: str, image: pathlib.Path, disk: pathlib.Path, size: int) -> None:
+def _convert(
+    image_id: str, image: BinaryIO, disk: BinaryIO, size: int, folder: str
+) -> None:
     # To convert what is damaged or cut is no error: it gives zeros.
-    checked, told = _qemu_img(units.Mi, "check", "-q", "-f", "qcow2", str(image))
+    checked, told = _qemu_img(
+        units.Mi, (image,), "check", "-q", "-f", "qcow2", _path(image)
+    )
     if checked not in (0, _LEAKS):
         raise _unusable(image_id, f"{PROGRAM} check says {told or checked}")
     done, told = _qemu_img(
         size + units.Mi,
+        (image, disk),
         *("convert", "-q", "-f", "qcow2", "-O", "raw", "-S", "64k"),
-        *(str(image), str(disk)),
+        *(_path(image), _path(disk)),
     )
     if done and os.strerror(errno.ENOSPC) in told:
-        raise _lack_of_room(image_id, str(image.parent.parent), told)
+        raise _lack_of_room(image_id, folder, told)
     if done:
         raise _unusable(image_id, f"{PROGRAM} convert says {told or done}")
 
 
-def _qemu_img(most_written: int, *words: str) -> tuple[int, str]:
+def _path(file: BinaryIO) -> str:
+    """Return how a program that was given the file opens it: it has no name."""
+    return f"/proc/self/fd/{file.fileno()}"
+
+
+def _qemu_img(
+    most_written: int, files: Iterable[BinaryIO], *words: str
+) -> tuple[int, str]:
     """Run it with bounded memory, time and files; return its code and first words.
 
     :param most_written: bytes of the largest file that it may write
+    :param files: that it is given
     """
     limits = {"as": _MEMORY, "cpu": _CPU_SECONDS, "fsize": most_written, "core": 0}
     # As oslo.concurrency starts it, which however would keep all that a check says.
@@ -181,6 +197,7 @@ def _qemu_img(most_written: int, *words: str) -> tuple[int, str]:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
+        pass_fds=[file.fileno() for file in files],
         # Each of its threads would reserve memory for itself.
         env={**os.environ, "LC_ALL": "C", "MALLOC_ARENA_MAX": "2"},
     ) as process:

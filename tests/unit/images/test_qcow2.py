@@ -161,6 +161,37 @@ def test_an_image_with_lost_room_is_as_good_as_others(raw, folder):
         assert disk.file.read() == raw.read_bytes()
 
 
+def test_a_service_that_is_killed_leaves_nothing(raw, folder):
+    def arriving():
+        yield image(raw)
+        assert os.listdir(folder) == []
+
+    with qcow2.converted("an-id", arriving(), folder, accept) as disk:
+        # A killed process cannot remove a file: none here has a name.
+        assert os.listdir(folder) == []
+        assert disk.file.read() == raw.read_bytes()
+
+
+def test_an_image_far_larger_than_its_disk_is_not_written_down(
+    raw, folder, monkeypatch
+):
+    monkeypatch.setattr(qcow2, "_MOST_BESIDE", MIB)
+    taken = []
+
+    def endless():
+        yield image(raw)
+        while True:
+            taken.append(MIB)
+            yield bytes(MIB)
+
+    with (
+        pytest.raises(exceptions.ImageUnusable, match="more than twice"),
+        qcow2.converted("an-id", endless(), folder, accept),
+    ):
+        pytest.fail("it was converted")
+    assert sum(taken) <= 2 * SIZE + 2 * MIB
+
+
 def test_a_source_that_fails_leaves_nothing(raw, folder):
     def failing():
         yield image(raw)
