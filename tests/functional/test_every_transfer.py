@@ -9,6 +9,8 @@ from __future__ import annotations
 import pytest
 
 from tests import breaking, builders
+from tests.dom0 import kernels
+from tests.functional import test_boot_kernels as boot_kernels
 from tests.functional.snapshots import Snapshots
 from tests.functional.test_config_drive import asked_elsewhere, server
 from tests.functional.test_every_call import every_call, judge
@@ -111,4 +113,28 @@ def test_removals_of_all_disks_broken_at_every_call(rig, bystander, capsys):
     removal = breaking.Operation(built, rig.destroy, rig.destroy)
     broken = every_call(rig, removal)
     assert len(broken) >= 24
+    judge(rig, bystander, broken, capsys)
+
+
+def with_kernels(rig):
+    """Return builds of a server that boots from files in dom0, kept for none."""
+    kernels.require_loops()
+    rig.set_option("cache_images", "none")
+    rig.driver.cleanup_host("compute1")
+    rig.start()
+    boot_kernels.offer(rig)
+    return breaking.Operation(
+        lambda: boot_kernels.server(rig), lambda one: rig.spawn(one), rig.destroy
+    )
+
+
+def test_builds_with_kernels_broken_at_every_call(rig, bystander, capsys):
+    broken = every_call(rig, with_kernels(rig))
+    assert len(broken) >= 60
+    judge(rig, bystander, broken, capsys)
+
+
+def test_builds_with_kernels_broken_at_every_step(rig, bystander, capsys):
+    broken = list(breaking.break_steps(rig, with_kernels(rig)))
+    assert len(broken) >= 14
     judge(rig, bystander, broken, capsys)
