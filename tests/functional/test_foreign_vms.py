@@ -8,7 +8,7 @@ from nova import exception as nova_exception
 
 from tests import builders
 from xenapi_driver.steps.build import Server
-from xenapi_driver.steps.vm import vm_record
+from xenapi_driver.steps.vm_record import vm_record
 from xenapi_driver.xapi import vm as xapi_vm
 
 
