@@ -72,3 +72,28 @@ def test_destroy_takes_a_disk_that_its_vm_never_got(rig):
     assert len(rig.host.records("VDI", name_label=instance.name)) == 1
     rig.destroy(instance)
     assert rig.host.records("VDI", name_label=instance.name) == []
+
+
+def test_a_disk_of_another_server_outlives_the_vm_it_was_lent_to(rig):
+    """An operator repairs a server's disk by plugging it into another's VM."""
+    helper, patient = (builders.instance(rig.image_id) for _ in range(2))
+    for instance in (helper, patient):
+        rig.spawn(instance)
+        rig.driver.power_off(instance)
+    (lent,) = rig.host.records("VDI", name_label=patient.name)
+    (vm,) = rig.host.records("VM", name_label=helper.name)
+    xapi = rig.host.xenapi
+    record = {
+        **xapi.VBD.get_record(vm["VBDs"][0]),
+        "VM": xapi.VM.get_by_uuid(vm["uuid"]),
+        "VDI": xapi.VDI.get_by_uuid(lent["uuid"]),
+        "userdevice": "7",
+    }
+    xapi.VBD.create(record)
+    rig.driver.home.session.events.barrier()
+    rig.destroy(helper)
+    (left,) = rig.host.records("VDI", name_label=patient.name)
+    assert left["uuid"] == lent["uuid"]
+    assert rig.host.records("VDI", name_label=helper.name) == []
+    rig.destroy(patient)
+    assert rig.host.records("VDI", name_label=patient.name) == []

@@ -71,7 +71,8 @@ def _stop_hard(home: Home, ref: str) -> None:
 def _own_disks(home: Home, record: vm.VmRecord | None, uuid: str) -> list[str]:
     """Return the VDIs that go with the VM, if there is one: no volumes.
 
-    Of what is in its CD drives only what was made for it.
+    Of what is in its CD drives only what was made for it. A disk of another server,
+    which an operator plugged into this one to repair it, stays.
     """
     if record is None:
         return []
@@ -81,7 +82,9 @@ def _own_disks(home: Home, record: vm.VmRecord | None, uuid: str) -> list[str]:
         disk = known.get(drive.vdi or "")
         if disk is None or VOLUME_KEY in drive.other_config:
             continue
-        if drive.type == "Disk" or disk.other_config.get(INSTANCE_KEY) == uuid:
+        # Disks of old, or added by hand, say nothing of a server.
+        nobodys = uuid if drive.type == "Disk" else None
+        if disk.other_config.get(INSTANCE_KEY, nobodys) == uuid:
             found.append(disk.ref)
     return found
 
