@@ -161,6 +161,16 @@ def test_a_damaged_image_fails_the_build_and_leaves_nothing(
         assert f"and {came} came" in refusal(rig, builders.instance(other))
 
 
+def test_an_image_of_nothing_is_no_server(build_rig, tmp_path):
+    rig = build_rig("direct_vhd")
+    nothing = tmp_path / "disk.raw"
+    nothing.touch()
+    for kind in ("raw", "tgz", "qcow2"):
+        data, formats = image(nothing, kind)
+        server = builders.instance(rig.add_image(data, **formats))
+        assert "is empty" in refusal(rig, server, nova_exception.ImageUnacceptable)
+
+
 def test_a_broken_transfer_begins_anew(build_rig, raw, monkeypatch):
     rig = build_rig("direct_vhd", retries=3)
     data, formats = image(raw, "raw")

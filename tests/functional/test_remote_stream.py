@@ -204,6 +204,8 @@ def cut(data: bytes) -> bytes:
 
 BAD = {
     "no archive": (lambda: b"what is this" * 99, "no tar archive"),
+    "a bare VHD": (lambda: recorded("base"), "outside of an archive; pack it"),
+    "a VHD of terabytes of nothing": (lambda: swollen(4 << 40), f"it has {4 << 40} b"),
     "a cut archive": (lambda: gzip.compress(cut(plain_tar())), "ends"),
     "a cut gzip stream": (lambda: cut(archive(("0.vhd", recorded("base")))), "early"),
     "no disk": (lambda: archive(("a.txt", b"text")), "no VHD file"),
@@ -232,6 +234,14 @@ BAD = {
         "1.vhd: it ends too early",
     ),
 }
+
+
+def swollen(size: int) -> bytes:
+    """Return an archive whose disk claims to have many more bytes than it needs."""
+    member = tarfile.TarInfo("0.vhd")
+    member.size = size
+    start = member.tobuf(tarfile.GNU_FORMAT) + recorded("base")[:-512]
+    return gzip.compress(start + bytes(builders.MIB), 1)
 
 
 def plain_tar() -> bytes:

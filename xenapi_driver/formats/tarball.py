@@ -168,6 +168,8 @@ class _Stream:
         if not block.strip(b"\0"):
             # Some writers leave the closing blocks of zeros out.
             return None
+        if block.startswith(b"conectix"):
+            raise BadArchive("it is a VHD outside of an archive; pack it with tar -czf")
         try:
             header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
         except (tarfile.HeaderError, ValueError) as exc:

@@ -130,6 +130,11 @@ def length(virtual_size: int, blocks: int) -> int:
     return _start(virtual_size) + blocks * (BITMAP_SIZE + BLOCK_SIZE) + FOOTER_SIZE
 
 
+def length_of_full(virtual_size: int) -> int:
+    """Return the bytes of the dynamic VHD of a disk that holds data everywhere."""
+    return length(virtual_size, _entries(virtual_size))
+
+
 def _entries(virtual_size: int) -> int:
     return _padded(virtual_size, BLOCK_SIZE) // BLOCK_SIZE
 

@@ -63,6 +63,7 @@ def opened(
             contextlib.closing(source.pieces()) as pieces,
             qcow2.converted(source.image_id, pieces, work_dir, accept) as made,
         ):
+            _refuse_empty(source.image_id, made.size)
             yield RawContent(source.image_id, made.size, _of_file(made.file), made.file)
         return
     with contextlib.ExitStack() as stack:
@@ -72,6 +73,7 @@ def opened(
             return _begun(source, kind, pieces)
 
         first = begun()
+        _refuse_empty(source.image_id, first.size)
         accept(first.size)
         coming = [first.pieces]
 
@@ -104,6 +106,14 @@ def _plain(source: ImageSource, pieces: Iterator[bytes]) -> Iterator[bytes]:
         yield piece
     if given < source.size:
         raise _other_size(source, str(given))
+
+
+def _refuse_empty(image_id: str, size: int) -> None:
+    """Refuse what would become a blank disk, of a server that never boots."""
+    if not size:
+        raise exceptions.ImageUnusable(
+            image_id, f"Image {image_id} is empty, or holds a disk of no bytes."
+        )
 
 
 def _other_size(source: ImageSource, came: str) -> exceptions.TransferFailed:

@@ -37,6 +37,9 @@ MEMBER = "0.vhd"
 _LONGEST_CHAIN = 16
 # An old swap.vhd, and whatever else is no disk of the image.
 _MOST_IGNORED = 4 << 30
+# Of a VHD beside its disk and its tables, such as gaps between blocks: as much as
+# direct_vhd takes. A few megabytes of gzip could be hours of reading.
+_MOST_BESIDE = 10 << 30
 _NUMBERED = re.compile(r"(\d{1,2})\.vhd", re.ASCII)
 _OLD_NAMES = ("snap.vhd", "image.vhd", "base.vhd")  # leaf first
 
@@ -165,7 +168,7 @@ class _Incoming:
                 continue
             raise exceptions.ImageUnusable(
                 self._source.image_id,
-                f"Image {self._source.image_id} is damaged: {exc}.",
+                f"Image {self._source.image_id} cannot be used as vhd: {exc}.",
             ) from exc
         return vdi.get(self._home.session, self._disk)
 
@@ -193,6 +196,10 @@ class _Incoming:
     def _add(self, member: tarball.Member) -> None:
         try:
             reader = vhd.Reader(member.read)
+            if member.size > vhd.length_of_full(reader.virtual_size) + _MOST_BESIDE:
+                raise vhd.BadVhd(
+                    f"it has {member.size} bytes, for a disk of {reader.virtual_size}"
+                )
             self._make_room(reader.virtual_size)
             place = self._chain.add(member.name, reader)
             length, pieces = self._links.stream(reader, place)
