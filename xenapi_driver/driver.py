@@ -86,16 +86,9 @@ ERROR_TABLE = (
     (exceptions.NotEnoughMemory, _no_room),
     (errors.HostNotEnoughFreeMemory, _no_room),
     (errors.SrFull, _no_room),
-    (exceptions.UnfitHost, _no_room),
     (
         exceptions.NetworkingFailed,
         lambda exc, inst: nova_exception.VirtualInterfaceCreateException(str(exc)),
-    ),
-    (
-        exceptions.NotSupportedYet,
-        lambda exc, inst: nova_exception.BuildAbortException(
-            instance_uuid=inst.uuid, reason=str(exc)
-        ),
     ),
     (
         exceptions.ImageGone,
@@ -121,6 +114,18 @@ ERROR_TABLE = (
 )
 
 
+# What only a build has other hosts for, or ends with: no snapshot lacks resources.
+BUILD_TABLE = (
+    (exceptions.UnfitHost, _no_room),
+    (
+        exceptions.NotSupportedYet,
+        lambda exc, inst: nova_exception.BuildAbortException(
+            instance_uuid=inst.uuid, reason=str(exc)
+        ),
+    ),
+)
+
+
 def _building(reason: str) -> nova_exception.NovaException:
     return nova_exception.InstanceDeployFailure(reason=reason)
 
@@ -138,14 +143,15 @@ def _nova_errors(
     instance: Any,
     other: Callable[[str], nova_exception.NovaException] = nova_exception.NovaException,
 ) -> Iterator[None]:
-    """Turn our errors into Nova's, by ``ERROR_TABLE``.
+    """Turn our errors into Nova's, by ``ERROR_TABLE``, in builds ``BUILD_TABLE`` too.
 
     :param other: makes the error for what the table does not tell apart
     """
     try:
         yield
     except (exceptions.DriverError, errors.XapiError) as exc:
-        for kind, translate in ERROR_TABLE:
+        table = ERROR_TABLE + (BUILD_TABLE if other is _building else ())
+        for kind, translate in table:
             if isinstance(exc, kind):
                 raise translate(exc, instance) from exc
         # A build must not take this for a server that was deleted meanwhile.
