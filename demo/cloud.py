@@ -115,6 +115,8 @@ class Cloud:
             self.layout, self.backend, options, host.node
         )
         sections["DEFAULT"]["state_path"].mkdir(parents=True, exist_ok=True)
+        # Where nova-compute keeps the age of cached images.
+        (sections["DEFAULT"]["state_path"] / "instances").mkdir(exist_ok=True)
         name = host.node.process("nova-compute")
         configuration.write(self.layout.config("nova", f"{name}.conf"), sections)
 
