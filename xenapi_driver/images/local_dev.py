@@ -7,13 +7,13 @@ VHD images it cannot read.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 from xenapi_driver import exceptions
+from xenapi_driver.formats import tarball
 from xenapi_driver.images import entries, tgz
 from xenapi_driver.images.new_disk import being_filled
 from xenapi_driver.images.raw import RawContent
@@ -115,9 +115,8 @@ class LocalDev:
         ):
             pieces = _read(disk, size, progress)
             level = self.rules.compression_level
-            account = _Account(tgz.packed(size, pieces, level))
-            target.give(account, "raw", "tgz")
-        return Stored(account.size, account.sha512.hexdigest())
+            archive = tarball.packed(tgz.MEMBER, size, pieces, level)
+            return target.give(archive, "raw", "tgz")
 
 
 def _opened(device: pathlib.Path, mode: str) -> BinaryIO:
@@ -174,21 +173,3 @@ def _read(disk: BinaryIO, size: int, progress: Progress | None) -> Iterator[byte
         yield piece
         if progress is not None:
             progress(min(0.99, at / size))
-
-
-class _Account:
-    """Counts and digests what goes by.
-
-    :ivar size: bytes
-    """
-
-    def __init__(self, pieces: Iterable[bytes]) -> None:
-        self._pieces = pieces
-        self.size = 0
-        self.sha512 = hashlib.sha512()
-
-    def __iter__(self) -> Iterator[bytes]:
-        for piece in self._pieces:
-            self.size += len(piece)
-            self.sha512.update(piece)
-            yield piece

@@ -13,7 +13,6 @@ the same disk, less what those nearer to the leaf have written.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import re
 from collections.abc import Callable, Generator, Iterable, Iterator
 from types import TracebackType
@@ -115,9 +114,8 @@ class RemoteStream:
             self._home.session, leaf.ref, format="vhd", progress=tell
         )
         with exporting as export:
-            archive = _Account(_archive(iter(export), level))
-            target.give(archive, "vhd", "ovf")
-        return Stored(archive.size, archive.sha512.hexdigest())
+            archive = _archive(iter(export), level)
+            return target.give(archive, "vhd", "ovf")
 
 
 class _Incoming:
@@ -330,21 +328,3 @@ class _Readable:
             self._piece = memoryview(piece)
         taken, self._piece = self._piece[:size], self._piece[size:]
         return bytes(taken)
-
-
-class _Account:
-    """Counts and digests what goes by.
-
-    :ivar size: bytes
-    """
-
-    def __init__(self, pieces: Iterable[bytes]) -> None:
-        self._pieces = pieces
-        self.size = 0
-        self.sha512 = hashlib.sha512()
-
-    def __iter__(self) -> Iterator[bytes]:
-        for piece in self._pieces:
-            self.size += len(piece)
-            self.sha512.update(piece)
-            yield piece

@@ -125,7 +125,7 @@ class ImageTarget:
     properties: dict[str, str]
     headers: dict[str, str] = field(repr=False)
     servers: tuple[str, ...] = field(repr=False)
-    writer: Callable[[dict[str, Any], Iterable[bytes]], object] | None = field(
+    writer: Callable[[dict[str, Any], UploadBody], object] | None = field(
         default=None, repr=False
     )
 
@@ -135,9 +135,10 @@ class ImageTarget:
 
     def give(
         self, pieces: Iterable[bytes], disk_format: str, container_format: str
-    ) -> None:
+    ) -> Stored:
         """Upload through Nova's client. What raises in ``pieces`` ends the upload.
 
+        :returns: what it was
         :raises exceptions.ImageError: one of its kinds; the image has no data then
         """
         if self.writer is None:
@@ -147,14 +148,16 @@ class ImageTarget:
             "container_format": container_format,
             "properties": dict(self.properties),
         }
+        body = UploadBody(self.image_id, pieces)
         try:
-            self.writer(about, pieces)
+            self.writer(about, body)
         except nova_exception.ImageNotFound as exc:
             raise gone(self.image_id) from exc
         except _NOT_READ as exc:
             raise exceptions.TransferFailed(
                 self.image_id, f"Image {self.image_id} could not be stored: {exc}"
             ) from exc
+        return Stored(body.given, body.sha512.hexdigest())
 
 
 def gone(image_id: str) -> exceptions.ImageGone:
@@ -172,8 +175,7 @@ def open_target(
     :param context: Nova's request context; its token is what dom0 will use
     """
 
-    def write(about: dict[str, Any], pieces: Iterable[bytes]) -> None:
-        body = UploadBody(image_id, pieces)
+    def write(about: dict[str, Any], body: UploadBody) -> None:
         told = glance.API().update(
             context, image_id, about, data=body, purge_props=False
         )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one disk in a gzipped tar, read as it comes, and written the same way.
+"""The one disk in a gzipped tar, read as it comes; ``formats/tarball.py`` writes it.
 
 The archive is a tenant's: what stands before the disk's first byte is bounded, and of
 the disk no more than a piece is in memory at a time. Python's ``tarfile`` is not used,
@@ -11,7 +11,6 @@ GNU tar's manual, "Basic Tar Format" (sparse files, numbers in base 256).
 
 from __future__ import annotations
 
-import tarfile
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -245,26 +244,3 @@ def _zeros(size: int) -> Iterator[bytes]:
     while size > 0:
         yield piece[:size]
         size -= PIECE
-
-
-def packed(size: int, pieces: Iterable[bytes], level: int | None) -> Iterator[bytes]:
-    """Give the archive that has a disk as its only file.
-
-    :param size: bytes that ``pieces`` give in all
-    :param level: of gzip, 1 to 9; None for gzip's own
-    :raises ValueError: the pieces are more or fewer; the archive is of no use
-    """
-    deflate = zlib.compressobj(-1 if level is None else level, zlib.DEFLATED, _GZIP)
-    member = tarfile.TarInfo(MEMBER)
-    member.size = size
-    yield deflate.compress(member.tobuf(tarfile.GNU_FORMAT))
-    given = 0
-    for piece in pieces:
-        given += len(piece)
-        if data := deflate.compress(piece):
-            yield data
-    if given != size:
-        raise ValueError(f"A disk of {size} bytes gave {given}.")
-    # Two empty blocks end an archive.
-    yield deflate.compress(bytes(-size % _BLOCK + 2 * _BLOCK))
-    yield deflate.flush()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator
 
 from xenapi_driver import exceptions
@@ -21,6 +22,7 @@ class UploadBody:
     follows an error of the source.
 
     :ivar given: bytes so far
+    :ivar sha512: of these
     """
 
     def __init__(self, image_id: str, pieces: Iterable[bytes]) -> None:
@@ -29,6 +31,7 @@ class UploadBody:
         self._rest = memoryview(b"")
         self._begun = self._failed = False
         self.given = 0
+        self.sha512 = hashlib.sha512()
 
     def __bool__(self) -> bool:
         """Return True; glanceclient asks this as an attempt begins.
@@ -60,6 +63,7 @@ class UploadBody:
         size = min(size, _PIECE)
         taken, self._rest = self._rest[:size], self._rest[size:]
         self.given += len(taken)
+        self.sha512.update(taken)
         return bytes(taken)
 
     def check(self, stored: int | None) -> None:

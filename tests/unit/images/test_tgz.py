@@ -12,6 +12,7 @@ import zlib
 import pytest
 
 from xenapi_driver import exceptions
+from xenapi_driver.formats import tarball
 from xenapi_driver.images import tgz
 
 MIB = 2**20
@@ -206,7 +207,8 @@ def test_a_disk_is_read_in_bounded_memory():
 @pytest.mark.parametrize("level", [None, 1, 9])
 def test_what_is_written_is_what_gnu_tar_reads(tmp_path, level):
     content = DATA * 9 + bytes(3 * MIB) + b"end"
-    archive = b"".join(tgz.packed(len(content), pieces_of(content), level))
+    pieces = tarball.packed(tgz.MEMBER, len(content), pieces_of(content), level)
+    archive = b"".join(pieces)
     (tmp_path / "image.tgz").write_bytes(archive)
     listed = subprocess.run(
         ["tar", "-tvzf", "image.tgz"], cwd=tmp_path, capture_output=True, text=True
@@ -220,8 +222,8 @@ def test_what_is_written_is_what_gnu_tar_reads(tmp_path, level):
 
 def test_a_disk_of_more_than_8_gib_is_written_so_that_tar_reads_its_size(tmp_path):
     begin = bytearray()
-    with pytest.raises(ValueError, match="gave 1048576"):
-        for piece in tgz.packed(9 * 2**30, iter([os.urandom(MIB)]), 1):
+    with pytest.raises(ValueError, match="has 1048576"):
+        for piece in tarball.packed(tgz.MEMBER, 9 * 2**30, iter([os.urandom(MIB)]), 1):
             begin += piece
     plain = zlib.decompressobj(31).decompress(begin)
     listed = subprocess.run(["tar", "-tv"], input=plain, capture_output=True)
@@ -231,8 +233,8 @@ def test_a_disk_of_more_than_8_gib_is_written_so_that_tar_reads_its_size(tmp_pat
 def test_pieces_that_are_too_many_or_few_make_no_archive():
     for given in (b"", b"12", b"1234"):
         with pytest.raises(ValueError):
-            list(tgz.packed(3, iter([given]), 1))
-    assert unpacked(b"".join(tgz.packed(0, iter([]), 1))) == b""
+            list(tarball.packed(tgz.MEMBER, 3, iter([given]), 1))
+    assert unpacked(b"".join(tarball.packed(tgz.MEMBER, 0, iter([]), 1))) == b""
 
 
 def test_a_header_of_short_records_costs_no_more_than_another():
