@@ -2,16 +2,15 @@
 """The compute driver that nova-compute loads as ``xenapi.XenAPIDriver``.
 
 Each method unpacks Nova's arguments, calls one operation and maps its errors to
-Nova's by one table. What is not here yet raises NotImplementedError, from Nova's
-base class; the support matrix lists it.
+Nova's (``ops/nova_errors.py``). What is not here yet raises NotImplementedError, from
+Nova's base class; the support matrix lists it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import nova.conf
@@ -33,6 +32,7 @@ from xenapi_driver.ops import (
     left_overs,
     lifecycle,
     metadata_drive,
+    nova_errors,
     plugging,
     power,
     resources,
@@ -58,116 +58,10 @@ POWER_STATES = {
 }
 
 
-def _no_room(exc: Exception, instance: Any) -> nova_exception.NovaException:
-    # Nova ends the sentence itself.
-    return nova_exception.ComputeResourcesUnavailable(reason=str(exc).rstrip("."))
-
-
-def _unusable(exc: Exception, instance: Any) -> nova_exception.NovaException:
-    return nova_exception.ImageUnacceptable(
-        image_id=getattr(exc, "image_id", instance.image_ref), reason=str(exc)
-    )
-
-
-def _unavailable(exc: Exception, instance: Any) -> nova_exception.NovaException:
-    return nova_exception.HypervisorUnavailable(str(exc))
-
-
-# Ours, to what the compute manager tells apart; the first match counts.
-ERROR_TABLE = (
-    (
-        exceptions.ServerNotFound,
-        lambda exc, inst: nova_exception.InstanceNotFound(instance_id=inst.uuid),
-    ),
-    (
-        exceptions.ServerExists,
-        lambda exc, inst: nova_exception.InstanceExists(name=exc.name),
-    ),
-    (exceptions.NotEnoughMemory, _no_room),
-    (errors.HostNotEnoughFreeMemory, _no_room),
-    (errors.SrFull, _no_room),
-    (
-        exceptions.NetworkingFailed,
-        lambda exc, inst: nova_exception.VirtualInterfaceCreateException(str(exc)),
-    ),
-    (
-        exceptions.ImageGone,
-        lambda exc, inst: nova_exception.ImageNotFound(image_id=exc.image_id),
-    ),
-    (
-        exceptions.ImageTooLarge,
-        lambda exc, inst: nova_exception.FlavorDiskTooSmall(str(exc)),
-    ),
-    (exceptions.ImageUnusable, _unusable),
-    # Never to be taken for a server that is gone or halted.
-    (errors.HostUnreachable, _unavailable),
-    (errors.ConnectionLost, _unavailable),
-    (errors.EventsLate, _unavailable),
-    (
-        exceptions.QuiesceImpossible,
-        lambda exc, inst: nova_exception.InstanceQuiesceNotSupported(str(exc)),
-    ),
-    (
-        exceptions.StopFailed,
-        lambda exc, inst: nova_exception.InstancePowerOffFailure(reason=str(exc)),
-    ),
-)
-
-
-# What only a build has other hosts for, or ends with: no snapshot lacks resources.
-BUILD_TABLE = (
-    (exceptions.UnfitHost, _no_room),
-    (
-        exceptions.NotSupportedYet,
-        lambda exc, inst: nova_exception.BuildAbortException(
-            instance_uuid=inst.uuid, reason=str(exc)
-        ),
-    ),
-)
-
-
-def _building(reason: str) -> nova_exception.NovaException:
-    return nova_exception.InstanceDeployFailure(reason=reason)
-
-
-def _stopping(reason: str) -> nova_exception.NovaException:
-    return nova_exception.InstancePowerOffFailure(reason=reason)
-
-
-def _starting(reason: str) -> nova_exception.NovaException:
-    return nova_exception.InstancePowerOnFailure(reason=reason)
-
-
-@contextlib.contextmanager
-def _nova_errors(
-    instance: Any,
-    other: Callable[[str], nova_exception.NovaException] = nova_exception.NovaException,
-) -> Iterator[None]:
-    """Turn our errors into Nova's, by ``ERROR_TABLE``, in builds ``BUILD_TABLE`` too.
-
-    :param other: makes the error for what the table does not tell apart
-    """
-    try:
-        yield
-    except (exceptions.DriverError, errors.XapiError) as exc:
-        table = ERROR_TABLE + (BUILD_TABLE if other is _building else ())
-        for kind, translate in table:
-            if isinstance(exc, kind):
-                raise translate(exc, instance) from exc
-        # A build must not take this for a server that was deleted meanwhile.
-        if _vm_vanished(exc) and other is not _building:
-            raise nova_exception.InstanceNotFound(instance_id=instance.uuid) from exc
-        raise other(str(exc)) from exc
-
-
 def _tell_progress(instance: Any, percent: int) -> None:
     """Show users how far the build is; it ends here if the server was deleted."""
     instance.progress = percent
     instance.save()
-
-
-def _vm_vanished(exc: Exception) -> bool:
-    return isinstance(exc, errors.HandleInvalid) and exc.params[:1] == ("VM",)
 
 
 class XenAPIDriver(device_names.DiskNames, driver.ComputeDriver):
@@ -287,7 +181,7 @@ class XenAPIDriver(device_names.DiskNames, driver.ComputeDriver):
         """What the host has now, from records; no request."""
         home = self.home
         session = home.session
-        with _nova_errors(None):
+        with nova_errors.translated(None):
             return resources.resources(
                 session.records, session.host_ref, home.sr_uuid, self._guests.vcpus
             )
@@ -366,7 +260,7 @@ class XenAPIDriver(device_names.DiskNames, driver.ComputeDriver):
 
     def get_info(self, instance: Any, use_cache: bool = True) -> hardware.InstanceInfo:
         # Whatever keeps the host from being asked: the server is not gone for that.
-        with _nova_errors(instance, nova_exception.HypervisorUnavailable):
+        with nova_errors.translated(instance, nova_exception.HypervisorUnavailable):
             record = power.find(self.home, instance.name, instance.uuid)
         return hardware.InstanceInfo(
             state=POWER_STATES[record.power_state],
@@ -407,7 +301,7 @@ class XenAPIDriver(device_names.DiskNames, driver.ComputeDriver):
         if self._spawn is None:
             raise nova_exception.VirtDriverNotReady()
         volumes = driver.block_device_info_get_mapping(block_device_info)
-        with _nova_errors(instance, _building):
+        with nova_errors.translated(instance, nova_errors.building):
             drive = metadata_drive.content(
                 CONF, instance, injected_files, admin_password, network_info
             )
@@ -453,7 +347,7 @@ class XenAPIDriver(device_names.DiskNames, driver.ComputeDriver):
         destroy_disks: bool = True,
         destroy_secrets: bool = True,
     ) -> None:
-        with _nova_errors(instance):
+        with nova_errors.translated(instance):
             destroy.destroy(self.home, instance.name, instance.uuid, destroy_disks)
 
     def cleanup(
@@ -484,7 +378,7 @@ class XenAPIDriver(device_names.DiskNames, driver.ComputeDriver):
         if self._snapshot is None:
             raise nova_exception.VirtDriverNotReady()
         opts = CONF.xenserver
-        with _nova_errors(instance):
+        with nova_errors.translated(instance):
             subject = snapshot.subject_of(
                 instance, opts.default_os_type, opts.image_compression_level
             )
@@ -492,15 +386,15 @@ class XenAPIDriver(device_names.DiskNames, driver.ComputeDriver):
 
     def failed_spawn_cleanup(self, instance: Any) -> None:
         """Remove disks of a server that has no VM; a VM of it is left alone."""
-        with _nova_errors(instance):
+        with nova_errors.translated(instance):
             destroy.remove_orphans(self.home, instance.name, instance.uuid)
 
     def soft_delete(self, instance: Any) -> None:
-        with _nova_errors(instance, _stopping):
+        with nova_errors.translated(instance, nova_errors.stopping):
             power.soft_delete(self.home, instance.name, instance.uuid)
 
     def restore(self, instance: Any) -> None:
-        with _nova_errors(instance, _starting):
+        with nova_errors.translated(instance, nova_errors.starting):
             power.restore(self.home, instance.name, instance.uuid)
 
     # The image cache
@@ -513,7 +407,7 @@ class XenAPIDriver(device_names.DiskNames, driver.ComputeDriver):
             CONF.image_cache.remove_unused_base_images,
             CONF.image_cache.remove_unused_original_minimum_age_seconds,
         )
-        with _nova_errors(None):
+        with nova_errors.translated(None):
             self._keeper(ageing, image_cache.images_of(all_instances))
 
     def cache_image(self, context: Any, image_id: str) -> bool:
@@ -535,7 +429,7 @@ class XenAPIDriver(device_names.DiskNames, driver.ComputeDriver):
     def power_off(
         self, instance: Any, timeout: int = 0, retry_interval: int = 0
     ) -> None:
-        with _nova_errors(instance, _stopping):
+        with nova_errors.translated(instance, nova_errors.stopping):
             power.power_off(self.home, instance.name, instance.uuid, timeout)
 
     def power_on(
@@ -547,7 +441,7 @@ class XenAPIDriver(device_names.DiskNames, driver.ComputeDriver):
         accel_info: list | None = None,
         share_info: Any = None,
     ) -> None:
-        with _nova_errors(instance, _starting):
+        with nova_errors.translated(instance, nova_errors.starting):
             power.power_on(self.home, instance.name, instance.uuid)
 
     def reboot(
@@ -561,17 +455,17 @@ class XenAPIDriver(device_names.DiskNames, driver.ComputeDriver):
         accel_info: list | None = None,
         share_info: Any = None,
     ) -> None:
-        with _nova_errors(instance):
+        with nova_errors.translated(instance):
             power.reboot(
                 self.home, instance.name, instance.uuid, hard=reboot_type == "HARD"
             )
 
     def pause(self, instance: Any) -> None:
-        with _nova_errors(instance):
+        with nova_errors.translated(instance):
             power.pause(self.home, instance.name, instance.uuid)
 
     def unpause(self, instance: Any) -> None:
-        with _nova_errors(instance):
+        with nova_errors.translated(instance):
             power.unpause(self.home, instance.name, instance.uuid)
 
     # Networks: XAPI plugs a VIF whenever its VM starts.

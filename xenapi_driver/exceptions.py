@@ -2,7 +2,7 @@
 """What goes wrong above the XAPI layer.
 
 Every message is one sentence for an operator or a tenant: what is wrong, where,
-and what to do. ``driver.py`` maps these, and those of ``xapi/errors.py``, to
+and what to do. ``ops/nova_errors.py`` maps these, and ``xapi/errors.py``'s, to
 Nova's in one table::
 
     DriverError
