@@ -15,6 +15,10 @@ from tests.functional.snapshots import Snapshots
 from tests.functional.test_config_drive import asked_elsewhere, server
 from tests.functional.test_every_call import every_call, judge
 from tests.functional.test_raw_images import build_rig, image, raw
+from xenapi_driver.images import direct_vhd, repeating
+from xenapi_driver.images import kernels as image_kernels
+from xenapi_driver.steps import snapshot
+from xenapi_driver.xapi import plugged
 
 __all__ = ["asked_elsewhere", "build_rig", "raw"]
 
@@ -27,6 +31,16 @@ TRANSFERS = [
     (DIRECT, "ext", "raw"),
     (LOCAL, "ext", "tgz"),
 ]
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch):
+    """Ask again at once: hundreds of calls are broken here, and none is busy."""
+    monkeypatch.setattr(image_kernels, "_PAUSES", (0.0, 0.1))
+    monkeypatch.setattr(plugged, "_UNPLUG_PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(snapshot, "_DROP_PAUSE_SECONDS", 0.05)
+    for module in (direct_vhd, repeating):
+        monkeypatch.setattr(module, "FIRST_PAUSE_SECONDS", 0.0)
 
 
 def offer(rig, raw, tarball, kind):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The whole demo under real services, in both concurrency modes."""
 
+import functools
 import json
 import os
 import signal
@@ -28,6 +29,8 @@ def demo(layout, *words):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # A test run that was started in the background ignores it, and so would this.
+        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
 
 
