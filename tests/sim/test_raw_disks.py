@@ -464,3 +464,15 @@ def test_the_caller_is_sent_to_a_host_that_has_the_sr(tmp_path):
         assert there.get(EXPORT, vdi=disk) == bytes(SIZE)
     finally:
         sim.close()
+
+
+def test_a_disk_that_is_being_let_go_is_waited_for(sim, local, carrier, disk):
+    """Clients send an empty request first, and the real one on its answer."""
+    uuid = local.call("VDI.get_uuid", disk)
+    sim.world.held_disks.add(uuid)
+    release = threading.Timer(0.2, sim.world.held_disks.discard, (uuid,))
+    release.start()
+    try:
+        assert carrier.put(IMPORT, CONTENT, local, vdi=disk)["status"] == "success"
+    finally:
+        release.join()

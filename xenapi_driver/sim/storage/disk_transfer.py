@@ -35,6 +35,8 @@ STEP = 1 << 20
 # Offset and length that go before each piece of a raw stream in pieces.
 _PIECE = struct.Struct("<QI")
 _LONGEST_PIECE = 64 << 20
+# How long an ended transfer may take to let its disk go.
+_LET_GO_SECONDS = 1.0
 
 Put = Callable[[bytes], None]
 
@@ -116,6 +118,11 @@ def held(call: Call, vdi: str) -> Iterator[Place]:
 
     :raises Failure: VDI_IN_USE, VDI_READONLY, and as :func:`place_of`
     """
+    # A transfer is answered before it has let its disk go: the caller's next may come
+    # in between, as after the empty one by which clients find the host to go to.
+    uuid, deadline = call.db.row("VDI", vdi)["uuid"], time.monotonic() + _LET_GO_SECONDS
+    while uuid in call.world.held_disks and time.monotonic() < deadline:
+        time.sleep(0.01)
     with call.db.changed:
         row = vdi_class.require_unused(call, vdi, "import")
         if row["read_only"]:
